@@ -1,0 +1,147 @@
+//! Files that are whole or not there: written aside, synced, published by rename; and locks between processes.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use rustix::fs::FlockOperation;
+
+/// Writes a file as a whole: beside it first, synced, then renamed over it. `mode` is exact, whatever the umask.
+///
+/// # Errors
+/// Names the path; nothing is left beside it.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let parent = parent_of(path);
+    let mut file =
+        tempfile::Builder::new().prefix(".agent-").tempfile_in(parent).map_err(|error| named(&error, path))?;
+    file.write_all(bytes).map_err(|error| named(&error, path))?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).map_err(|error| named(&error, path))?;
+    file.as_file().sync_all().map_err(|error| named(&error, path))?;
+    file.persist(path).map_err(|error| named(&error.error, path))?;
+    Ok(())
+}
+
+/// Creates a directory and its parents; those it creates are for the owner alone (0700).
+///
+/// # Errors
+/// Names the path.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| named(&error, path))
+}
+
+/// The directory a path is in, `.` for a bare name.
+#[must_use]
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The same error with the path in its message; its kind and, for a full disk, its meaning stay.
+#[must_use]
+pub fn named(error: &io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
+}
+
+/// How a [`FileLock`] is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Together with others who share it.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A lock on a file, between processes (flock(2)); let go when dropped or when the process ends, however it ends.
+#[derive(Debug)]
+pub struct FileLock {
+    file: fs::File,
+}
+
+impl FileLock {
+    /// Takes the lock, waiting at most `patience` for others.
+    ///
+    /// # Errors
+    /// `WouldBlock` when others held it all the time; anything else names the path.
+    pub fn acquire(path: &Path, sharing: Sharing, patience: Duration) -> io::Result<Self> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            if let Some(lock) = Self::try_acquire(path, sharing)? {
+                return Ok(lock);
+            }
+            if start.elapsed() >= patience {
+                let text = format!("`{}` is locked by another process", path.display());
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Takes the lock if it is free now.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn try_acquire(path: &Path, sharing: Sharing) -> io::Result<Option<Self>> {
+        let operation = match sharing {
+            Sharing::Shared => FlockOperation::NonBlockingLockShared,
+            Sharing::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        match rustix::fs::flock(file.file(), operation) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(named(&errno.into(), path)),
+        }
+    }
+
+    /// The locked file.
+    #[must_use]
+    pub fn file(&self) -> &fs::File {
+        &self.file
+    }
+}
+
+/// The path with `~` in front replaced by the user's home directory.
+#[must_use]
+pub fn expand_home(path: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").map(PathBuf::from);
+    match path.strip_prefix('~') {
+        Some("") => home().unwrap_or_else(|| path.into()),
+        Some(rest) if rest.starts_with('/') => home().map_or_else(|| path.into(), |it| it.join(&rest[1..])),
+        _ => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_file_is_whole_and_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("conf");
+        write_whole(&path, b"one", 0o600).unwrap();
+        write_whole(&path, b"two", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_exclusive_lock_keeps_others_out_until_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = FileLock::try_acquire(&path, Sharing::Exclusive).unwrap().unwrap();
+        assert!(FileLock::try_acquire(&path, Sharing::Shared).unwrap().is_none());
+        let late = FileLock::acquire(&path, Sharing::Shared, Duration::from_millis(5)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert!(FileLock::try_acquire(&path, Sharing::Shared).unwrap().is_some());
+    }
+}

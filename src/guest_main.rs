@@ -1,0 +1,3 @@
+//! PID 1 inside the images.
+
+fn main() {}

@@ -1,0 +1,17 @@
+//! `agent`: recorded ML tasks as layered, reproducible OCI images.
+//!
+//! ```text
+//! Task ──resolve──▶ Lock ──plan──▶ LayerPlan ──write──▶ Layer ──assemble──▶ Image ──▶ deliver, run
+//! ```
+//!
+//! Each arrow is a function from one type to the next; [`pipeline`] is those calls in order and is what to read first.
+//! A module imports only from modules listed above it here (`tests/architecture.rs` holds that).
+
+// Leaves: what everything stands on.
+pub mod error;
+pub mod digest;
+pub mod secret;
+pub mod fs;
+pub mod process;
+pub mod report;
+pub mod launch;

@@ -1,0 +1,3 @@
+//! The program on the host: parse, run, exit code.
+
+fn main() {}

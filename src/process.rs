@@ -1,0 +1,194 @@
+//! Other programs: in a process group of their own, ended with all their children, never waiting on us for input.
+
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// What a program printed and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Its standard output as text, without white space around it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+
+    /// Its standard error as text, without white space around it.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).trim().to_owned()
+    }
+}
+
+/// Why a program gave no output.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not be started.
+    #[error("cannot start `{program}`")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long and was ended.
+    #[error("`{program}` did not end within {} s", limit.as_secs())]
+    Late {
+        /// The program.
+        program: String,
+        /// The time it was given.
+        limit: Duration,
+    },
+}
+
+impl crate::error::Explain for RunError {
+    fn kind(&self) -> crate::error::Kind {
+        match self {
+            Self::Start { source, .. } => crate::error::Kind::of_io(source),
+            Self::Late { .. } => crate::error::Kind::System,
+        }
+    }
+}
+
+/// A running program with its own process group; ended (KILL) when dropped.
+#[derive(Debug)]
+pub struct Group {
+    child: Child,
+    ended: bool,
+}
+
+impl Group {
+    /// Starts it in a group of its own.
+    ///
+    /// # Errors
+    /// Whatever starting gives.
+    pub fn start(command: &mut Command) -> io::Result<Self> {
+        Ok(Self { child: command.process_group(0).spawn()?, ended: false })
+    }
+
+    /// The child, to take its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// The process id, which is the group's too.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the whole group; one that is gone already is no error.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Whatever waiting gives.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        self.ended = true;
+        Ok(status)
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// Whatever waiting gives.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let status = self.child.try_wait()?;
+        self.ended |= status.is_some();
+        Ok(status)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs a program to its end and keeps what it prints. It gets no input; with all its children it is ended at `limit`.
+///
+/// # Errors
+/// [`RunError`]; a program that ends with another code than 0 is no error here.
+pub fn run(command: &mut Command, limit: Duration) -> Result<Output, RunError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let start = |source| RunError::Start { program: program.clone(), source };
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut group = Group::start(command).map_err(start)?;
+    let stdout = drain(group.child().stdout.take());
+    let stderr = drain(group.child().stderr.take());
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let status = loop {
+        if let Some(status) = group.try_wait().map_err(start)? {
+            break status;
+        }
+        if began.elapsed() > limit {
+            return Err(RunError::Late { program, limit });
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    };
+    // Children it left behind would keep the pipes open.
+    group.signal(Signal::KILL);
+    let collect = |it: thread::JoinHandle<Vec<u8>>| it.join().unwrap_or_default();
+    Ok(Output { status, stdout: collect(stdout), stderr: collect(stderr) })
+}
+
+/// The exit code a shell would tell: 128 + signal for one that a signal ended.
+#[must_use]
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_exit_code_come_back() {
+        let output =
+            run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(30)).unwrap();
+        assert_eq!((output.text().as_str(), output.errors().as_str(), exit_code(output.status)), ("out", "err", 3));
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended_with_its_children() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & wait"]);
+        let error = run(&mut command, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, RunError::Late { .. }), "{error}");
+    }
+}

@@ -1,0 +1,82 @@
+//! What was asked: a recorded ML task, as the stages below read it.
+//!
+//! Two pure parsers make a [`Task`]: [`clearml`] from what a server answers, [`file`] from a file. Wire names end here:
+//! the rest of the program says `commit`, not `version_num`. After the lock is made nobody reads a task any more.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// A recorded task. Texts are as recorded; nothing is checked beyond their shape.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Task {
+    /// The server's id; absent for a task from a file without one.
+    pub id: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// What its code is.
+    pub script: Script,
+    /// The container it asks for.
+    pub container: Container,
+    /// Hyperparameters: section, then name.
+    pub parameters: BTreeMap<String, BTreeMap<String, Parameter>>,
+    /// Configuration objects by name: the recorded object, whole.
+    pub configuration: BTreeMap<String, Value>,
+    /// What defines the task as a server would answer it (`tasks.get_by_id`): without status, times, last worker, and
+    /// without the values of secrets. Becomes `task.json` in the image and feeds the offline answers.
+    pub record: Value,
+}
+
+/// The code of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Script {
+    /// Git address, as recorded (it may hold credentials until the lock removes them). Absent: a stored script.
+    pub repository: Option<String>,
+    /// Commit id (`version_num`).
+    pub commit: Option<String>,
+    /// Branch.
+    pub branch: Option<String>,
+    /// Tag.
+    pub tag: Option<String>,
+    /// What is started, with its arguments: `train.py --x 1`, `-m package.module`, a notebook.
+    pub entry_point: String,
+    /// Directory it starts in, relative to the repository's root; empty or `.` for the root.
+    pub working_dir: String,
+    /// The uncommitted changes; for a stored script, the script itself.
+    pub diff: String,
+    /// Python requirements.
+    pub requirements: Requirements,
+    /// The recorded interpreter (`binary`), `python3.11` or a path.
+    pub interpreter: Option<String>,
+}
+
+/// The Python requirements of a task: recorded as lists or texts per tool.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Requirements {
+    /// `pip`: requirement lines. `None` means nothing was recorded, and the repository's own file counts.
+    pub pip: Option<String>,
+    /// `org_pip`: the user's text, kept when a run pinned `pip`.
+    pub org_pip: Option<String>,
+    /// `conda`: recorded, not used.
+    pub conda: Option<String>,
+}
+
+/// The container a task asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Container {
+    /// Image reference.
+    pub image: Option<String>,
+    /// `docker run` arguments, one text.
+    pub arguments: Option<String>,
+    /// Shell script to run before anything else.
+    pub setup_script: Option<String>,
+}
+
+/// One hyperparameter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parameter {
+    /// Its value, always text on the wire.
+    pub value: String,
+    /// Its recorded type (`int`, `float`, …), if any.
+    pub kind: Option<String>,
+}

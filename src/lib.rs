@@ -15,3 +15,4 @@ pub mod fs;
 pub mod process;
 pub mod report;
 pub mod launch;
+pub mod http;

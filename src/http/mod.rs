@@ -1,0 +1,127 @@
+//! Talking HTTP: one factory for every client of the program, retries, and errors that never show a secret.
+//!
+//! TLS is rustls with ring. It trusts the system's store, `SSL_CERT_FILE` and `SSL_CERT_DIR`, read at the first
+//! handshake: a program that speaks plain HTTP to its own loopback needs no store at all. Proxies come from the
+//! environment (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`); the loopback is never asked through one.
+//! In the in-image binary names are resolved by [`names`]; the C library's resolver is not reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{NoProxy, Proxy};
+
+mod error;
+pub mod names;
+mod retry;
+mod tls;
+
+pub use error::HttpError;
+pub use retry::{Retry, expect_success, send};
+pub use tls::init_tls;
+
+/// What a client is made with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether a server's certificate is checked (`api.verify_certificate`).
+    pub verify: bool,
+    /// Time to establish a connection, TLS included.
+    pub connect: Duration,
+    /// Longest silence while an answer is read.
+    pub read: Duration,
+    /// Time for a whole exchange; none for bodies of unknown size.
+    pub total: Option<Duration>,
+    /// Whether redirects are followed (at most ten).
+    pub redirects: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            verify: true,
+            connect: Duration::from_secs(10),
+            read: Duration::from_secs(60),
+            total: None,
+            redirects: true,
+        }
+    }
+}
+
+/// What we call ourselves.
+pub const USER_AGENT: &str = concat!("agent/", env!("CARGO_PKG_VERSION"));
+
+/// A client. It keeps its connections: make one per server and clone it.
+///
+/// # Errors
+/// [`HttpError::Client`] for a proxy address that is none.
+pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
+    init_tls();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .tls_backend_preconfigured(tls::client_config(options.verify))
+        .connect_timeout(options.connect)
+        .read_timeout(options.read)
+        .redirect(if options.redirects {
+            reqwest::redirect::Policy::default()
+        } else {
+            reqwest::redirect::Policy::none()
+        })
+        .no_proxy();
+    for proxy in proxies(&|name| std::env::var(name).ok())? {
+        builder = builder.proxy(proxy);
+    }
+    if let Some(total) = options.total {
+        builder = builder.timeout(total);
+    }
+    if cfg!(feature = "guest") {
+        builder = builder.dns_resolver(Arc::new(names::Names::system()));
+    }
+    builder.build().map_err(|source| HttpError::Client { source: source.without_url() })
+}
+
+/// The proxies an environment asks for, lower-case names first, as curl reads them.
+fn proxies(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Proxy>, HttpError> {
+    let either =
+        |name: &str| variable(name).or_else(|| variable(&name.to_ascii_uppercase())).filter(|it| !it.trim().is_empty());
+    let exempt = format!("{},localhost,127.0.0.0/8,::1", either("no_proxy").unwrap_or_default());
+    let mut proxies = Vec::new();
+    for (name, make) in [
+        ("http_proxy", Proxy::http as fn(String) -> reqwest::Result<Proxy>),
+        ("https_proxy", Proxy::https),
+        ("all_proxy", Proxy::all),
+    ] {
+        if let Some(address) = either(name) {
+            let proxy = make(address)
+                .map_err(|source| HttpError::Proxy { variable: name.to_owned(), source: source.without_url() })?;
+            proxies.push(proxy.no_proxy(NoProxy::from_string(&exempt)));
+        }
+    }
+    Ok(proxies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Explain;
+
+    #[test]
+    fn a_proxy_that_is_no_address_is_named_without_its_secret() {
+        let error = proxies(&|name| (name == "HTTPS_PROXY").then(|| "http://jo:secret@:bad".to_owned())).unwrap_err();
+        assert!(error.to_string().contains("`https_proxy`"), "{error}");
+        let failure = crate::error::Failure::from(error);
+        assert!(!failure.to_string().contains("secret"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_unreachable_and_no_secret_is_shown() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let client = client(&Options::default()).unwrap();
+        let url = format!("http://jo:secret@127.0.0.1:{port}/x?token=hidden");
+        let error = send(&Retry::NONE, || client.get(&url)).await.unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Unreachable);
+        let text = crate::error::Failure::from(error).to_string();
+        assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+        assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
+    }
+}

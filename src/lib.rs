@@ -4,7 +4,7 @@
 //! Task ──resolve──▶ Lock ──plan──▶ LayerPlan ──write──▶ Layer ──assemble──▶ Image ──▶ deliver, run
 //! ```
 //!
-//! Each arrow is a function from one type to the next; [`pipeline`] is those calls in order and is what to read first.
+//! Each arrow is a function from one type to the next; `pipeline` is those calls in order and is what to read first.
 //! A module imports only from modules listed above it here (`tests/architecture.rs` holds that).
 
 // Leaves: what everything stands on.
@@ -16,3 +16,21 @@ pub mod process;
 pub mod report;
 pub mod launch;
 pub mod http;
+
+// Documents, and where they are kept.
+
+#[cfg(feature = "host")]
+pub mod oci;
+
+#[cfg(feature = "host")]
+pub mod store;
+
+// What was asked.
+
+#[cfg(feature = "host")]
+pub mod task;
+
+// What exactly.
+
+#[cfg(feature = "host")]
+pub mod lock;

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+mod header;
 pub mod json;
 pub mod layer;
 pub mod reference;
+pub mod tar;
 
-pub use layer::{Layer, LayerWriter, Meta};
+pub use layer::{Layer, LayerError, LayerWriter, Meta};
 pub use reference::Reference;
 
 /// Media types (image-spec, "Media Types", and Docker's older ones).

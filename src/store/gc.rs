@@ -1,0 +1,201 @@
+//! Collection: bounded by bytes, oldest last use first, only while nobody works in the store.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+
+use super::{Store, StoreError};
+use crate::digest::{Digest, digest_reader};
+use crate::fs::{FileLock, Sharing};
+
+/// A file used less than this ago is not marked as used again.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// Sizes in bytes of what the store keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Blobs: layers, manifests, configurations, wheels.
+    pub blobs: u64,
+    /// Unpacked bases.
+    pub snapshots: u64,
+    /// Repositories.
+    pub git: u64,
+    /// All the rest.
+    pub other: u64,
+}
+
+impl Usage {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.blobs + self.snapshots + self.git + self.other
+    }
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Collected {
+    /// Others are working in the store; nothing was done.
+    Busy,
+    /// It was done.
+    Done {
+        /// Bytes before.
+        before: u64,
+        /// Bytes freed.
+        freed: u64,
+        /// Things removed.
+        removed: usize,
+    },
+}
+
+/// Sizes of what a store keeps.
+///
+/// # Errors
+/// [`StoreError::Io`]
+pub fn usage(store: &Store) -> Result<Usage, StoreError> {
+    let size = |name: &str| tree_size(&store.root().join(name)).map_err(|it| store.failed(it));
+    let (blobs, snapshots, git) = (size("blobs")?, size("snapshots")?, size("git")?);
+    let all = tree_size(store.root()).map_err(|it| store.failed(it))?;
+    Ok(Usage { blobs, snapshots, git, other: all.saturating_sub(blobs + snapshots + git) })
+}
+
+/// Removes what was not used for longest until at most `limit` bytes are left, and all unfinished work.
+///
+/// # Errors
+/// [`StoreError`]; what was removed until then stays removed.
+pub fn collect(root: &Path, limit: u64) -> Result<Collected, StoreError> {
+    // The store is opened (and its version checked) first, and let go: the exclusive lease proves that nobody else is in.
+    drop(Store::open(root)?);
+    let failed = |source| StoreError::Io { store: root.to_owned(), source };
+    let Some(_lease) = FileLock::try_acquire(&root.join("lease"), Sharing::Exclusive).map_err(failed)? else {
+        return Ok(Collected::Busy);
+    };
+    let before = tree_size(root).map_err(failed)?;
+    let mut removed = 0;
+    for entry in fs::read_dir(root.join("tmp")).map_err(failed)? {
+        remove(&entry.map_err(failed)?.path()).map_err(failed)?;
+        removed += 1;
+    }
+    let mut things = things(root).map_err(failed)?;
+    things.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
+    let mut left = tree_size(root).map_err(failed)?;
+    for thing in things {
+        if left <= limit {
+            break;
+        }
+        remove(&thing.path).map_err(failed)?;
+        left = left.saturating_sub(thing.size);
+        removed += 1;
+    }
+    Ok(Collected::Done { before, freed: before.saturating_sub(left), removed })
+}
+
+/// Reads every blob and compares it with its name: the damaged ones, which are removed.
+///
+/// # Errors
+/// [`StoreError::Io`]
+pub fn check(store: &Store) -> Result<Vec<Digest>, StoreError> {
+    let failed = |it| store.failed(it);
+    let mut damaged = Vec::new();
+    for entry in fs::read_dir(store.root().join("blobs/sha256")).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (found, _) = digest_reader(fs::File::open(&path).map_err(failed)?).map_err(failed)?;
+        if found.hex() != name {
+            fs::remove_file(&path).map_err(failed)?;
+            damaged.extend(Digest::from_hex(&name));
+        }
+    }
+    Ok(damaged)
+}
+
+/// Marks a file as used now. A file that cannot be marked is collected earlier, no more.
+pub(super) fn touch(path: &Path) {
+    let now = SystemTime::now();
+    let fresh = std::fs::metadata(path)
+        .and_then(|it| it.modified())
+        .is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age < TOUCH_EVERY));
+    if !fresh {
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        };
+        let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty());
+    }
+}
+
+struct Thing {
+    path: PathBuf,
+    used: SystemTime,
+    size: u64,
+}
+
+/// What can be removed one by one: blobs, snapshots, records, repositories, unpacked wheels, programs.
+fn things(root: &Path) -> io::Result<Vec<Thing>> {
+    let mut dirs: Vec<PathBuf> = ["blobs/sha256", "snapshots/root", "snapshots/user", "git", "wheels", "programs"]
+        .iter()
+        .map(|it| root.join(it))
+        .collect();
+    for table in fs::read_dir(root.join("index"))? {
+        dirs.push(table?.path());
+    }
+    let mut things = Vec::new();
+    for dir in dirs {
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let used = entry.metadata()?.modified()?;
+            things.push(Thing { size: tree_size(&entry.path())?, path: entry.path(), used });
+        }
+    }
+    Ok(things)
+}
+
+fn tree_size(path: &Path) -> io::Result<u64> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mut size = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            size += tree_size(&entry?.path())?;
+        }
+    }
+    Ok(size)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_and_nothing_goes_while_somebody_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let old = store.put_bytes(&[1; 200_000]).unwrap().0;
+        let new = store.put_bytes(&[2; 200_000]).unwrap().0;
+        fs::File::open(store.blob_path(&old)).unwrap().file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let limit = usage(&store).unwrap().total() - 100_000;
+        assert_eq!(collect(dir.path(), limit).unwrap(), Collected::Busy);
+        drop(store);
+        assert!(matches!(collect(dir.path(), limit).unwrap(), Collected::Done { removed: 1, .. }));
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!((store.has(&old), store.has(&new)), (None, Some(200_000)));
+    }
+
+    #[test]
+    fn a_damaged_blob_is_found_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = store.put_bytes(b"good").unwrap().0;
+        fs::remove_file(store.blob_path(&digest)).unwrap();
+        fs::write(store.blob_path(&digest), b"evil").unwrap();
+        assert_eq!(check(&store).unwrap(), [digest]);
+        assert_eq!(store.has(&digest), None);
+    }
+}

@@ -34,3 +34,8 @@ pub mod task;
 
 #[cfg(feature = "host")]
 pub mod lock;
+
+// Layers.
+
+#[cfg(feature = "host")]
+pub mod layer;

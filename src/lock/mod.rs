@@ -17,6 +17,11 @@ use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 
+mod document;
+mod text;
+
+pub use document::{DocumentError, Documents};
+
 /// The version of the document this program writes and reads.
 pub const VERSION: u32 = 1;
 

@@ -18,6 +18,7 @@ const GUEST_SOURCES: &[&str] = &[
     "src/machine",
     "src/clearml",
     "src/http",
+    "src/config",
     "src/error.rs",
     "src/digest.rs",
     "src/secret.rs",

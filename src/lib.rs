@@ -16,6 +16,7 @@ pub mod process;
 pub mod report;
 pub mod launch;
 pub mod http;
+pub mod config;
 
 // Documents, and where they are kept.
 

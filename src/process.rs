@@ -163,6 +163,57 @@ pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// Splits a text into words as a shell does, with its quotes obeyed and nothing expanded (Python's `shlex.split`, which
+/// ClearML reads these texts with: `#` is a letter like any other). `None` when a quote is not closed.
+#[must_use]
+pub fn words(text: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            ' ' | '\t' | '\r' | '\n' => words.extend(word.take()),
+            '\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match rest.next()? {
+                        '\'' => break,
+                        inner => word.push(inner),
+                    }
+                }
+            }
+            '"' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match rest.next()? {
+                        '"' => break,
+                        '\\' => match rest.next()? {
+                            inner @ ('"' | '\\') => word.push(inner),
+                            inner => word.extend(['\\', inner]),
+                        },
+                        inner => word.push(inner),
+                    }
+                }
+            }
+            '\\' => word.get_or_insert_default().push(rest.next()?),
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    Some(words)
+}
+
+/// Words as one text that [`words`] and any shell split into the same again.
+#[must_use]
+pub fn command_line<S: AsRef<str>>(words: &[S]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%_-+=:,./".contains(c);
+    let quoted = words.iter().map(|word| {
+        let word = word.as_ref();
+        if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\"'\"'")) }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
 fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -182,6 +233,23 @@ mod tests {
         let output =
             run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(30)).unwrap();
         assert_eq!((output.text().as_str(), output.errors().as_str(), exit_code(output.status)), ("out", "err", 3));
+    }
+
+    #[test]
+    fn words_are_split_as_python_does_and_put_together_again() {
+        let cases: [(&str, &[&str]); 5] = [
+            ("train.py --x 1", &["train.py", "--x", "1"]),
+            ("a 'b c' \"d \\\" \\x\" e\\ f", &["a", "b c", "d \" \\x", "e f"]),
+            ("--tag #1 ''", &["--tag", "#1", ""]),
+            ("", &[]),
+            ("-m pkg\n'it'\"'\"'s'", &["-m", "pkg", "it's"]),
+        ];
+        for (text, expected) in cases {
+            let split = words(text).unwrap();
+            assert_eq!(split, expected, "{text}");
+            assert_eq!(words(&command_line(&split)).unwrap(), expected, "{text}");
+        }
+        assert_eq!([words("'a"), words("\"a"), words("a\\")], [None, None, None]);
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! The process environment as the program reads it, and the list of every variable that has a meaning.
+
+use std::collections::BTreeMap;
+
+/// A snapshot of environment variables. Variables that are not UTF-8 are left out.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The environment of this process.
+    #[must_use]
+    pub fn current() -> Self {
+        let pairs = std::env::vars_os();
+        Self(pairs.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect())
+    }
+
+    /// A made-up environment.
+    #[must_use]
+    pub fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    /// A variable as it is, empty or not.
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A variable that is set to something; for `CLEARML_X` the older `TRAINS_X` counts where only that is set.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let filled = |name: &str| self.raw(name).map(str::trim).filter(|it| !it.is_empty());
+        filled(name).or_else(|| filled(&format!("TRAINS_{}", name.strip_prefix("CLEARML_")?)))
+    }
+
+    /// All variables, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// An environment variable that has a meaning for the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// The configuration key it overrides, if it is one of those.
+    pub key: Option<&'static str>,
+    /// What it does, one sentence.
+    pub effect: &'static str,
+}
+
+const fn sets(name: &'static str, key: &'static str, effect: &'static str) -> Variable {
+    Variable { name, key: Some(key), effect }
+}
+
+const fn read(name: &'static str, effect: &'static str) -> Variable {
+    Variable { name, key: None, effect }
+}
+
+/// Every variable; `docs/environment.md` is made from this list.
+pub const VARIABLES: &[Variable] = &[
+    sets("CLEARML_API_HOST", "api.api_server", "Address of the API server."),
+    sets("CLEARML_WEB_HOST", "api.web_server", "Address of the web application, for links."),
+    sets("CLEARML_FILES_HOST", "api.files_server", "Address of the file server."),
+    sets("CLEARML_API_ACCESS_KEY", "api.credentials.access_key", "Access key of the API credentials."),
+    sets("CLEARML_API_SECRET_KEY", "api.credentials.secret_key", "Secret key of the API credentials."),
+    sets(
+        "CLEARML_API_HOST_VERIFY_CERT",
+        "api.verify_certificate",
+        "Whether the server's certificate is verified (`0` switches it off).",
+    ),
+    read("CLEARML_AUTH_TOKEN", "Bearer token used instead of access and secret key."),
+    sets("CLEARML_WORKER_ID", "agent.worker_id", "Identity of this worker."),
+    sets("CLEARML_WORKER_NAME", "agent.worker_name", "First part of a worker's identity; the host's name by default."),
+    sets("CLEARML_AGENT_GIT_USER", "agent.git_user", "User name for git over HTTPS."),
+    sets("CLEARML_AGENT_GIT_PASS", "agent.git_pass", "Password or token for git over HTTPS."),
+    sets("CLEARML_AGENT_GIT_HOST", "agent.git_host", "The only host that git credentials are sent to."),
+    sets("CLEARML_CUDA_VERSION", "agent.cuda_version", "CUDA version, overriding detection."),
+    sets("CLEARML_CUDNN_VERSION", "agent.cudnn_version", "cuDNN version, overriding detection."),
+    read("CLEARML_CONFIG_FILE", "The configuration file; `~/clearml.conf` is not read then."),
+    read("CLEARML_CONFIG_PATH", "A directory of configuration files, one per section, below all others."),
+    read(
+        "CLEARML_AGENT__…",
+        "Overrides any key: the rest of the name in lower case with `__` for dots, the value in HOCON \
+         (`CLEARML_AGENT__AGENT__GIT_USER=ada`).",
+    ),
+    read("CLEARML_DOCKER_IMAGE", "Base image of tasks that name none; before `agent.default_docker.image`."),
+    read("CLEARML_TASK_ID", "In an image: the task that runs instead of the recorded one."),
+    read("SOURCE_DATE_EPOCH", "Seconds since 1970 for an image's `created`; the commit's time by default."),
+    read("SSL_CERT_FILE", "Certificates (PEM) trusted besides the system's."),
+    read("HTTPS_PROXY", "Proxy for HTTPS; likewise `HTTP_PROXY`, and `NO_PROXY` for hosts reached directly."),
+    read("DOCKER_HOST", "Address of the Docker engine."),
+    read("CONTAINER_HOST", "Address of the Podman service."),
+    read("DOCKER_CONFIG", "Directory of Docker's `config.json` with registry credentials; `~/.docker` by default."),
+    read("REGISTRY_AUTH_FILE", "File with registry credentials, as Podman and skopeo use it."),
+    read("XDG_CACHE_HOME", "Where the store lies (in `agent/`); `~/.cache` by default."),
+    read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
+    read("NO_COLOR", "Switches colours off when set to anything."),
+    read("CLICOLOR_FORCE", "Switches colours on, terminal or not, when set to anything but `0`."),
+];
+
+/// The page that explains every variable.
+#[must_use]
+pub fn reference_page() -> String {
+    let mut page = String::from(
+        "# Environment variables\n\n\
+         Made from the list in `src/config/environment.rs`; `ci/check` tells when it is not current.\n\n\
+         Every `CLEARML_…` variable has an older twin `TRAINS_…` that counts where only that is set.\n\
+         A variable beats the configuration file; a flag of the command line beats both.\n\n\
+         | Variable | Configuration key | Meaning |\n|---|---|---|\n",
+    );
+    for variable in VARIABLES {
+        let key = variable.key.map(|it| format!("`{it}`")).unwrap_or_default();
+        page.push_str(&format!("| `{}` | {key} | {} |\n", variable.name, variable.effect));
+    }
+    page
+}

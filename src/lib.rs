@@ -40,3 +40,8 @@ pub mod lock;
 
 #[cfg(feature = "host")]
 pub mod layer;
+
+// The image.
+
+#[cfg(feature = "host")]
+pub mod image;

@@ -17,6 +17,7 @@ pub mod report;
 pub mod launch;
 pub mod http;
 pub mod config;
+pub mod clearml;
 
 // Documents, and where they are kept.
 

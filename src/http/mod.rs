@@ -16,6 +16,7 @@ mod retry;
 mod tls;
 
 pub use error::HttpError;
+pub(crate) use error::shown;
 pub use retry::{Retry, expect_success, send};
 pub use tls::init_tls;
 

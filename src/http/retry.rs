@@ -16,15 +16,26 @@ pub struct Retry {
     pub pause: Duration,
     /// The longest pause.
     pub longest: Duration,
+    /// Whether to ask again where the server may have taken the request already.
+    pub heard: bool,
 }
 
 impl Retry {
     /// Asks once.
-    pub const NONE: Self = Self { attempts: 1, pause: Duration::ZERO, longest: Duration::ZERO };
+    pub const NONE: Self = Self { attempts: 1, pause: Duration::ZERO, longest: Duration::ZERO, heard: true };
     /// For a command somebody waits for: five times within about five seconds.
-    pub const SHORT: Self = Self { attempts: 5, pause: Duration::from_millis(300), longest: Duration::from_secs(3) };
+    pub const SHORT: Self =
+        Self { attempts: 5, pause: Duration::from_millis(300), longest: Duration::from_secs(3), heard: true };
     /// For work that must get through: twenty times, about half an hour.
-    pub const LONG: Self = Self { attempts: 20, pause: Duration::from_millis(500), longest: Duration::from_secs(120) };
+    pub const LONG: Self =
+        Self { attempts: 20, pause: Duration::from_millis(500), longest: Duration::from_secs(120), heard: true };
+
+    /// The same patience for a request that must not be taken twice: it is repeated only where the connection failed or
+    /// the server says that it is overloaded.
+    #[must_use]
+    pub const fn only_unheard(self) -> Self {
+        Self { heard: false, ..self }
+    }
 
     /// The pause after the `failures`-th failure, the first being 1.
     #[must_use]
@@ -55,9 +66,9 @@ pub async fn send(retry: &Retry, mut request: impl FnMut() -> RequestBuilder) ->
         failures += 1;
         let last = failures >= retry.attempts;
         let asked = match outcome {
-            Ok(response) if last || !is_passing(response.status()) => return Ok(response),
+            Ok(response) if last || !is_passing(response.status(), retry.heard) => return Ok(response),
             Ok(response) => retry_after(&response),
-            Err(error) if last || error.is_builder() || error.is_redirect() => {
+            Err(error) if last || error.is_builder() || error.is_redirect() || !(retry.heard || error.is_connect()) => {
                 return Err(HttpError::from_reqwest(error, Some(&url)));
             }
             Err(_) => None,
@@ -82,8 +93,9 @@ pub async fn expect_success(response: Response) -> Result<Response, HttpError> {
     Err(HttpError::Status { url, status, message })
 }
 
-fn is_passing(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
+fn is_passing(status: StatusCode, heard: bool) -> bool {
+    let refused = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    refused || (heard && status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
@@ -118,7 +130,8 @@ mod tests {
             }
         });
         let client = super::super::client(&super::super::Options::default()).unwrap();
-        let retry = Retry { attempts: 5, pause: Duration::from_millis(1), longest: Duration::from_millis(5) };
+        let retry =
+            Retry { attempts: 5, pause: Duration::from_millis(1), longest: Duration::from_millis(5), heard: true };
         let ask = || client.get(format!("http://{address}/"));
         assert_eq!(send(&retry, ask).await.unwrap().text().await.unwrap(), "hi");
         let error = expect_success(send(&retry, ask).await.unwrap()).await.unwrap_err();

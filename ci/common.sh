@@ -1,0 +1,79 @@
+# Sourced by the scripts beside it: where things are, and how to speak.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+ci=$root/target/ci
+# Sockets live in a short directory of this checkout's own: a path of over 107 bytes is no socket.
+checkout=$(printf %s "$root" | sha256sum | cut -c1-8)
+if [ "$(id -u)" = 0 ]; then run=/run/agent-ci-$checkout; else run=${XDG_RUNTIME_DIR:-/tmp}/agent-ci-$checkout; fi
+bridge=agci-$checkout
+
+say() { printf '==> %s\n' "$*" >&2; }
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  shift
+  local hint
+  for hint in "$@"; do printf '  hint: %s\n' "$hint" >&2; done
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# again TIMES COMMAND…: runs a command until it succeeds, with growing pauses.
+again() {
+  local times=$1 round
+  shift
+  for round in $(seq "$times"); do
+    "$@" && return 0
+    [ "$round" = "$times" ] || { say "failed (attempt $round of $times), trying again: $*"; sleep $((round * 5)); }
+  done
+  return 1
+}
+
+# await SECONDS WHAT COMMAND…: waits until a command succeeds.
+await() {
+  local seconds=$1 what=$2 end
+  shift 2
+  end=$((SECONDS + seconds))
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$end" ] || { printf 'error: %s is not ready after %s s\n' "$what" "$seconds" >&2; return 1; }
+    sleep 0.2
+  done
+}
+
+# alive NAME: whether the process of a pid file of ours runs, and is that program (pids are used again).
+alive() {
+  local pid
+  pid=$(cat "$run/$1.pid" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ]
+}
+
+# daemon NAME COMMAND…: starts a program in a session of its own, its output in a log, its pid in a file.
+daemon() {
+  local name=$1
+  shift
+  setsid "$@" >"$ci/$name.log" 2>&1 </dev/null &
+  echo $! >"$run/$name.pid"
+}
+
+# end NAME: ends a program that `daemon` started, and waits for it.
+end() {
+  local pid round
+  if alive "$1"; then
+    pid=$(cat "$run/$1.pid")
+    kill "$pid" 2>/dev/null
+    for round in $(seq 100); do
+      alive "$1" || break
+      [ "$round" != 75 ] || kill -KILL "$pid" 2>/dev/null
+      sleep 0.2
+    done
+  fi
+  rm -f "$run/$1.pid"
+}
+
+# unmount DIRECTORY: whatever is still mounted below it, innermost first.
+unmount() {
+  local point
+  awk -v at="$1/" 'index($5, at) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r point; do
+    umount -l "$(printf '%b' "$point")" 2>/dev/null
+  done
+  return 0
+}

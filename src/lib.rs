@@ -46,3 +46,8 @@ pub mod layer;
 
 #[cfg(feature = "host")]
 pub mod image;
+
+// Running.
+
+#[cfg(feature = "host")]
+pub mod gpu;

@@ -209,7 +209,11 @@ pub fn command_line<S: AsRef<str>>(words: &[S]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@%_-+=:,./".contains(c);
     let quoted = words.iter().map(|word| {
         let word = word.as_ref();
-        if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\"'\"'")) }
+        if !word.is_empty() && word.chars().all(plain) {
+            word.to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\"'\"'"))
+        }
     });
     quoted.collect::<Vec<_>>().join(" ")
 }

@@ -1,0 +1,176 @@
+//! GPUs as NVML tells of them. The only place that loads NVIDIA's library; everything above sees plain values.
+//!
+//! The library comes with the driver (`libnvidia-ml.so.1`); a machine without one is an answer, not an error.
+
+use std::ffi::OsStr;
+
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Device as NvmlDevice, Nvml};
+use serde::Serialize;
+
+use crate::error::{Explain, Kind};
+
+/// Names the library is known by; only the first comes with every driver.
+const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
+
+/// What this machine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Discovery {
+    /// A driver, and its devices (possibly none).
+    Found(Inventory),
+    /// No NVIDIA driver; why, for people.
+    NoDriver(String),
+}
+
+/// The driver and its devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inventory {
+    /// Driver version, `550.54.14`.
+    pub driver: String,
+    /// Newest CUDA version the driver runs, `12.4`.
+    pub cuda: String,
+    /// Devices by index.
+    pub devices: Vec<Gpu>,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gpu {
+    /// Index in NVML's order (PCI bus), as in `--gpus 0`.
+    pub index: u32,
+    /// `GPU-…`
+    pub uuid: String,
+    /// Product name.
+    pub name: String,
+    /// Memory in bytes.
+    pub memory_total: u64,
+    /// Memory in use, in bytes.
+    pub memory_used: u64,
+    /// Compute capability, `9.0`; absent where the driver does not tell.
+    pub compute_capability: Option<String>,
+    /// Percent of the last sample period in which a kernel ran; absent where the driver does not tell (as with MIG).
+    pub utilization: Option<u32>,
+    /// Processes with a compute context.
+    pub processes: Vec<u32>,
+    /// Whether the device is partitioned (MIG).
+    pub mig: bool,
+    /// Its MIG instances.
+    pub instances: Vec<MigInstance>,
+}
+
+/// A MIG instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MigInstance {
+    /// Index below its device, as in `--gpus 0:1`.
+    pub index: u32,
+    /// `MIG-…`
+    pub uuid: String,
+    /// Product name with profile, where the driver tells.
+    pub name: Option<String>,
+    /// Memory in bytes.
+    pub memory_total: u64,
+}
+
+/// Why a driver that is there does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the NVIDIA driver does not answer: {what} failed")]
+pub struct GpuError {
+    /// What was asked.
+    what: &'static str,
+    /// What it said.
+    #[source]
+    source: NvmlError,
+}
+
+impl Explain for GpuError {
+    fn kind(&self) -> Kind {
+        Kind::System
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self.source {
+            NvmlError::NoPermission => vec!["Make sure this user may open /dev/nvidiactl and /dev/nvidia*.".to_owned()],
+            NvmlError::LibRmVersionMismatch => {
+                vec![
+                    "The driver was updated while it was loaded: restart the machine or reload the kernel module."
+                        .to_owned(),
+                ]
+            }
+            _ => vec!["See whether `nvidia-smi` works; if not, the driver needs repair.".to_owned()],
+        }
+    }
+}
+
+/// Asks the driver.
+///
+/// # Errors
+/// [`GpuError`] when a driver is there and does not answer.
+pub fn discover() -> Result<Discovery, GpuError> {
+    let mut missing = String::new();
+    for library in LIBRARIES {
+        match Nvml::builder().lib_path(OsStr::new(library)).init() {
+            Ok(nvml) => return inventory(&nvml).map(Discovery::Found),
+            Err(NvmlError::LibloadingError(error)) => missing = error.to_string(),
+            Err(NvmlError::DriverNotLoaded) => {
+                return Ok(Discovery::NoDriver(
+                    "NVIDIA's library is installed, its kernel driver is not loaded".to_owned(),
+                ));
+            }
+            Err(source) => return Err(GpuError { what: "its start", source }),
+        }
+    }
+    Ok(Discovery::NoDriver(format!("no NVIDIA driver on this machine ({missing})")))
+}
+
+fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
+    let failed = |what| move |source| GpuError { what, source };
+    let cuda = nvml.sys_cuda_driver_version().map_err(failed("the CUDA version"))?;
+    let count = nvml.device_count().map_err(failed("the number of devices"))?;
+    let devices = (0..count)
+        .map(|index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?))
+        .collect::<Result<_, _>>()?;
+    Ok(Inventory {
+        driver: nvml.sys_driver_version().map_err(failed("the driver's version"))?,
+        cuda: format!(
+            "{}.{}",
+            nvml_wrapper::cuda_driver_version_major(cuda),
+            nvml_wrapper::cuda_driver_version_minor(cuda)
+        ),
+        devices,
+    })
+}
+
+fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
+    let failed = |what| move |source| GpuError { what, source };
+    let memory = device.memory_info().map_err(failed("a device's memory"))?;
+    // A device that knows no MIG says so; that is no failure.
+    let mig = device.mig_mode().is_ok_and(|it| it.current == 1);
+    let mut processes: Vec<u32> =
+        device.running_compute_processes().unwrap_or_default().into_iter().map(|it| it.pid).collect();
+    processes.sort_unstable();
+    Ok(Gpu {
+        index,
+        uuid: device.uuid().map_err(failed("a device's UUID"))?,
+        name: device.name().map_err(failed("a device's name"))?,
+        memory_total: memory.total,
+        memory_used: memory.used,
+        compute_capability: device.cuda_compute_capability().ok().map(|it| format!("{}.{}", it.major, it.minor)),
+        utilization: device.utilization_rates().ok().map(|it| it.gpu),
+        processes,
+        mig,
+        instances: if mig { instances(device) } else { Vec::new() },
+    })
+}
+
+/// The instances of a device. Slots without one are skipped: NVML numbers slots, not instances.
+fn instances(device: &NvmlDevice<'_>) -> Vec<MigInstance> {
+    let slots = device.mig_device_count().unwrap_or(0);
+    (0..slots)
+        .filter_map(|index| {
+            let instance = device.mig_device_by_index(index).ok()?;
+            let memory_total = instance.memory_info().ok().map_or(0, |it| it.total);
+            Some(MigInstance { index, uuid: instance.uuid().ok()?, name: instance.name().ok(), memory_total })
+        })
+        .collect()
+}

@@ -112,10 +112,16 @@ fn docker_and_podman_run_the_base() {
 #[test]
 fn there_is_an_account_without_rights() {
     require(Engine::User);
+}
+
+#[test]
+fn a_program_left_running_ends_with_its_guard() {
     let context = TestContext::new();
     let log = context.path("log");
-    let mut child = context.command("sh").args(["-c", "echo started; sleep 1000"]).spawn(&log);
+    let mut program = context.command("sh").args(["-c", "echo started; exec sleep 1000"]).spawn(&log);
     wait_until("the program speaks", || fs_err::read_to_string(&log).unwrap() == "started\n");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(!program.ended());
+    let process = format!("/proc/{}", program.pid());
+    drop(program);
+    assert!(!std::path::Path::new(&process).exists());
 }

@@ -64,11 +64,12 @@ impl Call {
         self
     }
 
-    /// Starts it and leaves it running; its output goes where `output` says.
-    pub(crate) fn spawn(mut self, output: &Path) -> Child {
+    /// Starts it and leaves it running until the guard goes; its output goes to the end of the file `output`.
+    pub(crate) fn spawn(mut self, output: &Path) -> Running {
         let file = fs_err::OpenOptions::new().create(true).append(true).open(output).unwrap().into_file();
         self.command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        self.command.spawn().unwrap_or_else(|error| panic!("cannot start {:?}: {error}", self.command.get_program()))
+        let child = self.command.spawn();
+        Running(child.unwrap_or_else(|error| panic!("cannot start {:?}: {error}", self.command.get_program())))
     }
 
     /// Runs it to its end, whatever that is.
@@ -117,6 +118,33 @@ impl Call {
     /// Runs it; it must succeed. Its standard output, without the last line's end.
     pub(crate) fn ok(self) -> String {
         self.run().success().stdout.trim_end().to_owned()
+    }
+}
+
+/// A program that runs; killed with the guard, so that a test that fails leaves none behind.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Kills it at once, as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

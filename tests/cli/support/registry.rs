@@ -1,13 +1,14 @@
 //! A registry of a test's own: the reference implementation, as Debian has it.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use super::call::Running;
 use super::{Engine, TestContext, require, wait_for};
 
 /// A running registry; gone with the test.
 pub(crate) struct Registry {
-    child: Child,
+    _server: Running,
     address: String,
     storage: PathBuf,
 }
@@ -43,25 +44,16 @@ impl Registry {
         let file = root.join("config.yml");
         fs_err::write(&file, config).unwrap();
         let log = root.join("log");
-        let output = fs_err::File::create(&log).unwrap().into_file();
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .env_clear()
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
+        let call = context.command("docker-registry").arg("serve").arg(&file).env("OTEL_TRACES_EXPORTER", "none");
+        let mut server = call.spawn(&log);
         let address = wait_for("docker-registry listens", || {
             let text = fs_err::read_to_string(&log).unwrap();
-            assert!(child.try_wait().unwrap().is_none(), "docker-registry ended:\n{text}");
+            assert!(!server.ended(), "docker-registry ended:\n{text}");
             let (_, rest) = text.split_once("listening on ")?;
             let end = rest.find(|it: char| it == '"' || it.is_whitespace())?;
             Some(rest[..end].to_owned())
         });
-        Self { child, address, storage }
+        Self { _server: server, address, storage }
     }
 
     /// `127.0.0.1:PORT`.
@@ -77,13 +69,6 @@ impl Registry {
     /// The directory of what it stores.
     pub(crate) fn storage(&self) -> PathBuf {
         self.storage.clone()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

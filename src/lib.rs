@@ -32,6 +32,11 @@ pub mod store;
 #[cfg(feature = "host")]
 pub mod task;
 
+// What is known about packages.
+
+#[cfg(feature = "host")]
+pub mod python;
+
 // What exactly.
 
 #[cfg(feature = "host")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 
 mod header;
+pub mod inflate;
 pub mod json;
 pub mod layer;
 pub mod reference;

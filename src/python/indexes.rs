@@ -1,0 +1,293 @@
+//! Which package indexes this machine and this task have, and how uv is told.
+//!
+//! uv's own configuration counts first. Where it has none, what is configured for pip is handed over; where nothing is
+//! configured, uv's built-in default stands. Addresses may hold credentials: they travel in environment variables and
+//! in memory, never in arguments, messages or locks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use url::Url;
+
+use super::pipconf;
+use crate::secret::{Credentials, Secret, split_userinfo};
+
+/// Variables with which a user configures uv's indexes.
+const UV_INDEXES: [&str; 6] =
+    ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX"];
+
+/// The indexes of a resolution.
+#[derive(Debug, Clone, Default)]
+pub struct Indexes {
+    /// pip's configuration, handed to uv; empty where uv has its own.
+    handed: pipconf::Pip,
+    /// `agent.package_manager.extra_index_url`.
+    settings: Vec<Secret>,
+    /// Addresses the task itself names.
+    task: Vec<Secret>,
+    /// Hosts of indexes that are this machine's own configuration.
+    machine_hosts: Vec<String>,
+    /// Credentials by host.
+    credentials: BTreeMap<String, Credentials>,
+    /// Whether the user chose a strategy.
+    strategy: bool,
+}
+
+impl Indexes {
+    /// Reads what this machine has, by these environment variables and the files they lead to.
+    #[must_use]
+    pub fn of_machine(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let mut indexes = Self::default();
+        let files = uv_files(variable);
+        let of_uv: Vec<String> = UV_INDEXES
+            .iter()
+            .filter_map(|it| variable(it))
+            .flat_map(|it| it.split([' ', ',', '\n']).map(str::to_owned).collect::<Vec<_>>())
+            .chain(files.iter().flat_map(|it| addresses_in(it)))
+            // `UV_INDEX` and uv.toml may name an index: `name=https://…`.
+            .map(|it| it.rsplit_once("=http").map_or_else(|| it.clone(), |(_, rest)| format!("http{rest}")))
+            .filter(|it| !it.is_empty())
+            .collect();
+        if of_uv.is_empty() {
+            indexes.handed = pipconf::Pip::read(variable);
+        }
+        for address in of_uv.iter().map(String::as_str).chain(indexes.handed.addresses().map(Secret::reveal)) {
+            if let Some((host, credentials)) = host_of(address) {
+                if let Some(credentials) = credentials {
+                    indexes.credentials.entry(host.clone()).or_insert(credentials);
+                }
+                indexes.machine_hosts.push(host);
+            }
+        }
+        for (host, credentials) in netrc(variable) {
+            indexes.credentials.entry(host).or_insert(credentials);
+        }
+        indexes.strategy = variable("UV_INDEX_STRATEGY").is_some();
+        indexes
+    }
+
+    /// Adds indexes from the agent's settings.
+    pub fn add_settings(&mut self, addresses: &[String]) {
+        for address in addresses {
+            if let Some((host, credentials)) = host_of(address) {
+                if let Some(credentials) = credentials {
+                    self.credentials.insert(host.clone(), credentials);
+                }
+                self.machine_hosts.push(host);
+            }
+            self.settings.push(Secret::new(address));
+        }
+    }
+
+    /// Adds indexes that the task names.
+    pub fn add_task(&mut self, addresses: &[String]) {
+        for address in addresses {
+            if let Some((host, Some(credentials))) = host_of(address) {
+                self.credentials.insert(host, credentials);
+            }
+            self.task.push(Secret::new(address));
+        }
+    }
+
+    /// What uv is told on top of its own configuration; `links` is a directory of wheels besides.
+    #[must_use]
+    pub fn environment(&self, links: Option<&Path>) -> Vec<(String, Secret)> {
+        let mut environment = self.handed.environment();
+        if let Some(links) = links {
+            let handed = environment.iter().position(|it| it.0 == "UV_FIND_LINKS").map(|it| environment.remove(it).1);
+            let own = handed.map(|it| it.reveal().to_owned()).or_else(|| std::env::var("UV_FIND_LINKS").ok());
+            let all: Vec<String> = own.into_iter().chain([links.display().to_string()]).collect();
+            environment.push(("UV_FIND_LINKS".to_owned(), Secret::new(all.join(","))));
+        }
+        let mut extra: Vec<&str> = self.task.iter().chain(&self.settings).map(Secret::reveal).collect();
+        if let Some(own) = environment.iter().position(|it| it.0 == "UV_INDEX") {
+            let (_, handed) = environment.remove(own);
+            extra.push(handed.reveal());
+            environment.push(("UV_INDEX".to_owned(), Secret::new(extra.join(" "))));
+        } else if !extra.is_empty() {
+            let own = std::env::var("UV_INDEX").unwrap_or_default();
+            extra.push(&own);
+            environment.push(("UV_INDEX".to_owned(), Secret::new(extra.join(" ").trim())));
+        }
+        if !self.strategy && environment.iter().any(|it| it.0 == "UV_INDEX") {
+            // pip looks at all indexes alike; a task recorded with pip expects that.
+            environment.push(("UV_INDEX_STRATEGY".to_owned(), Secret::new("unsafe-best-match")));
+        }
+        environment
+    }
+
+    /// Whether a file's address says something about this machine only, so that a lock must not hold it.
+    #[must_use]
+    pub fn is_machines_own(&self, address: &Url) -> bool {
+        address.scheme() == "file"
+            || address.host_str().is_none_or(|it| self.machine_hosts.contains(&host_key(it, address)))
+    }
+
+    /// Credentials for an address, where some are known for its host.
+    #[must_use]
+    pub fn credentials(&self, address: &Url) -> Option<&Credentials> {
+        let host = address.host_str()?;
+        self.credentials.get(&host_key(host, address)).or_else(|| self.credentials.get(host))
+    }
+
+    /// What of the configuration a resolution depends on, for remembering it. Holds no secret.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<String> {
+        let bare = |it: &str| Url::parse(it).map_or_else(|_| it.to_owned(), |url| split_userinfo(&url).0.to_string());
+        let mut fields: Vec<String> = self
+            .environment(None)
+            .iter()
+            .map(|(name, value)| {
+                let value: Vec<String> = value.reveal().split(' ').map(bare).collect();
+                format!("{name}={}", value.join(" "))
+            })
+            .collect();
+        fields.extend(self.machine_hosts.iter().cloned());
+        fields
+    }
+}
+
+fn host_key(host: &str, url: &Url) -> String {
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn host_of(address: &str) -> Option<(String, Option<Credentials>)> {
+    let url = Url::parse(address).ok()?;
+    let (bare, credentials) = split_userinfo(&url);
+    Some((host_key(bare.host_str()?, &bare), credentials))
+}
+
+/// The texts of uv's own configuration files.
+fn uv_files(variable: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    if variable("UV_NO_CONFIG").is_some() {
+        return Vec::new();
+    }
+    let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
+    let user = variable("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
+    let files = variable("UV_CONFIG_FILE")
+        .map_or_else(|| vec![user.join("uv/uv.toml"), "/etc/uv/uv.toml".into()], |it| vec![PathBuf::from(it)]);
+    files.iter().filter_map(|it| fs::read_to_string(it).ok()).collect()
+}
+
+/// The addresses of indexes in an uv.toml.
+fn addresses_in(text: &str) -> Vec<String> {
+    fn collect(value: &toml::Value, found: &mut Vec<String>) {
+        match value {
+            toml::Value::String(it) => found.push(it.clone()),
+            toml::Value::Array(items) => items.iter().for_each(|it| collect(it, found)),
+            toml::Value::Table(table) => found.extend(table.get("url").and_then(|it| it.as_str()).map(str::to_owned)),
+            _ => {}
+        }
+    }
+    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
+    let mut found = Vec::new();
+    for table in [Some(&table), table.get("pip").and_then(toml::Value::as_table)].into_iter().flatten() {
+        for key in ["index", "index-url", "extra-index-url", "find-links", "default-index"] {
+            if let Some(value) = table.get(key) {
+                collect(value, &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// The machines of a netrc file.
+fn netrc(variable: &dyn Fn(&str) -> Option<String>) -> Vec<(String, Credentials)> {
+    let path = variable("NETRC")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|it| Path::new(&it).join(".netrc")))
+        .and_then(|it| fs::read_to_string(it).ok());
+    let text = path.unwrap_or_default();
+    let mut words = text.split_whitespace();
+    let mut machines: Vec<(String, Credentials)> = Vec::new();
+    while let Some(word) = words.next() {
+        match word {
+            "machine" => {
+                if let Some(host) = words.next() {
+                    let empty = Credentials { user: String::new(), password: Secret::default() };
+                    machines.push((host.to_owned(), empty));
+                }
+            }
+            "login" => {
+                if let (Some(user), Some((_, last))) = (words.next(), machines.last_mut()) {
+                    user.clone_into(&mut last.user);
+                }
+            }
+            "password" => {
+                if let (Some(password), Some((_, last))) = (words.next(), machines.last_mut()) {
+                    last.password = Secret::new(password);
+                }
+            }
+            "default" => break,
+            _ => {}
+        }
+    }
+    machines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(indexes: &Indexes) -> Vec<(String, String)> {
+        indexes.environment(None).into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect()
+    }
+
+    #[test]
+    fn pips_configuration_is_handed_over_unless_uv_has_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let pip = home.path().join(".config/pip/pip.conf");
+        fs::create_dir_all(pip.parent().unwrap()).unwrap();
+        fs::write(&pip, "[global]\nindex-url = https://jo:pw@mirror.example/simple\nextra-index-url =\n  https://two.example/a\n  https://three.example/b\n").unwrap();
+        let base = |name: &str| (name == "HOME").then(|| home.path().display().to_string());
+        let indexes = Indexes::of_machine(&base);
+        assert_eq!(
+            environment(&indexes),
+            [
+                ("UV_DEFAULT_INDEX".to_owned(), "https://jo:pw@mirror.example/simple".to_owned()),
+                ("UV_INDEX".to_owned(), "https://two.example/a https://three.example/b".to_owned()),
+                ("UV_INDEX_STRATEGY".to_owned(), "unsafe-best-match".to_owned()),
+            ]
+        );
+        let wheel = Url::parse("https://mirror.example/files/x.whl").unwrap();
+        assert!(indexes.is_machines_own(&wheel));
+        assert_eq!(indexes.credentials(&wheel).unwrap().user, "jo");
+        assert!(!format!("{indexes:?}{:?}", indexes.fingerprint()).contains("pw"));
+        let uv =
+            |name: &str| if name == "UV_DEFAULT_INDEX" { Some("https://own.example/s".to_owned()) } else { base(name) };
+        let indexes = Indexes::of_machine(&uv);
+        assert_eq!(environment(&indexes), []);
+        assert!(indexes.is_machines_own(&Url::parse("https://own.example/x.whl").unwrap()));
+        assert!(!indexes.is_machines_own(&Url::parse("https://elsewhere.example/x.whl").unwrap()));
+    }
+
+    #[test]
+    fn uvs_own_file_counts_as_configuration() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join(".config/uv/uv.toml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "[[index]]\nname = \"own\"\nurl = \"https://a:b@own.example/simple\"\ndefault = true\n")
+            .unwrap();
+        fs::write(home.path().join(".netrc"), "machine net.example login u password p\n").unwrap();
+        let variable = |name: &str| match name {
+            "HOME" => Some(home.path().display().to_string()),
+            "PIP_INDEX_URL" => Some("https://pip.example/simple".to_owned()),
+            _ => None,
+        };
+        let indexes = Indexes::of_machine(&variable);
+        assert_eq!(environment(&indexes), []);
+        assert_eq!(indexes.credentials(&Url::parse("https://own.example/x.whl").unwrap()).unwrap().user, "a");
+        assert_eq!(indexes.credentials(&Url::parse("https://net.example/x.whl").unwrap()).unwrap().user, "u");
+    }
+
+    #[test]
+    fn a_tasks_own_index_is_asked_too_and_may_be_locked() {
+        let mut indexes = Indexes::of_machine(&|_| None);
+        indexes.add_task(&["https://k:v@task.example/whl".to_owned()]);
+        assert_eq!(environment(&indexes)[0], ("UV_INDEX".to_owned(), "https://k:v@task.example/whl".to_owned()));
+        let wheel = Url::parse("https://task.example/x.whl").unwrap();
+        assert!(!indexes.is_machines_own(&wheel));
+        assert_eq!(indexes.credentials(&wheel).unwrap().user, "k");
+    }
+}

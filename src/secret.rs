@@ -85,25 +85,100 @@ pub fn mask_userinfo(text: &str) -> String {
     masked
 }
 
-/// Whether a name says that its value is a secret, by the patterns the original agent masks environment values with.
+/// A text in which no address carries a secret any more: over HTTP the user information goes, elsewhere the password
+/// (`ssh://git@host` needs its user).
+#[must_use]
+pub fn strip_userinfo(text: &str) -> String {
+    let mut stripped = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (head, tail) = rest.split_at(start + 3);
+        stripped.push_str(head);
+        rest = tail;
+        let end = tail.find(|c: char| c.is_whitespace() || "/?#\"'`<>".contains(c)).unwrap_or(tail.len());
+        if let Some(at) = tail[..end].rfind('@') {
+            let user = tail[..at].split(':').next().unwrap_or_default();
+            let http = ["http://", "https://"].iter().any(|it| head.ends_with(it));
+            if !http && !user.is_empty() {
+                stripped.push_str(user);
+                stripped.push('@');
+            }
+            rest = &tail[at + 1..];
+        }
+    }
+    stripped.push_str(rest);
+    stripped
+}
+
+/// Words that make a name that of a secret, alone.
+const SECRET_WORDS: &[&str] =
+    &["SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "TOKEN", "CREDENTIAL", "CREDENTIALS", "APIKEY", "PASS"];
+/// What makes `…_KEY` and the like the name of a secret.
+const SECRET_PAIRS: &[(&str, &str)] = &[
+    ("ACCESS", "KEY"),
+    ("ACCOUNT", "KEY"),
+    ("API", "KEY"),
+    ("AUTH", "KEY"),
+    ("ENCRYPTION", "KEY"),
+    ("PRIVATE", "KEY"),
+    ("STORAGE", "KEY"),
+    ("CONNECTION", "STRING"),
+];
+/// What makes `…_token` that of a text model.
+const TEXT_TOKENS: &[&str] = &[
+    "BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "START", "END", "STOP", "BEGIN", "SPECIAL", "IMAGE", "AUDIO",
+    "PER",
+];
+
+/// Whether a name says that its value is a secret, by the words the original agent masks values by. Words count whole,
+/// so that `TOKENIZERS_PARALLELISM` and `max_tokens` are none.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
+    let words = name_words(name);
     let upper = name.to_ascii_uppercase();
-    [
-        "SECRET",
-        "PASSWORD",
-        "PASSWD",
-        "TOKEN",
-        "ACCESS_KEY",
-        "API_KEY",
-        "APIKEY",
-        "PRIVATE_KEY",
-        "CREDENTIAL",
-        "_PASS",
-        "CONNECTION_STRING",
-    ]
-    .iter()
-    .any(|it| upper.contains(it))
+    ["SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|it| upper.contains(it))
+        || words.iter().any(|it| SECRET_WORDS.contains(&it.as_str()))
+        || words.windows(2).any(|it| SECRET_PAIRS.contains(&(it[0].as_str(), it[1].as_str())))
+        || words.len() > 1 && words.last().is_some_and(|it| it == "PWD")
+}
+
+/// Whether a hyperparameter's value is a secret: by its name, save where the name is one that text models use
+/// (`eos_token`) or nothing is there to hide; or by its value, an address with a password.
+#[must_use]
+pub fn is_secret_parameter(name: &str, value: &str) -> bool {
+    let value = value.trim();
+    if value.is_empty() || ["None", "null", "True", "False", "true", "false"].contains(&value) {
+        return false;
+    }
+    if strip_userinfo(value) != value {
+        return true;
+    }
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let words = name_words(name);
+    let token = words.iter().position(|it| it == "TOKEN");
+    let of_text = token.is_some_and(|at| {
+        at + 1 < words.len() || at > 0 && TEXT_TOKENS.contains(&words[at - 1].as_str()) || value.parse::<f64>().is_ok()
+    });
+    let others: Vec<&str> = words.iter().map(String::as_str).filter(|it| !of_text || *it != "TOKEN").collect();
+    is_secret_name(&others.join("_"))
+}
+
+/// The words of a name in upper case: `apiKey`, `api-key` and `API_KEY` have the same.
+fn name_words(name: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut lower = false;
+    for c in name.chars() {
+        if !c.is_alphanumeric() || lower && c.is_uppercase() {
+            words.extend(Some(std::mem::take(&mut word)).filter(|it| !it.is_empty()));
+        }
+        if c.is_alphanumeric() {
+            word.extend(c.to_uppercase());
+        }
+        lower = c.is_lowercase() || c.is_numeric();
+    }
+    words.extend(Some(word).filter(|it| !it.is_empty()));
+    words
 }
 
 #[cfg(test)]
@@ -119,5 +194,36 @@ mod tests {
         assert_eq!((credentials.user.as_str(), credentials.password.reveal()), ("jo", "p@ss"));
         assert!(!format!("{credentials:?}").contains("p@ss"));
         assert_eq!(mask_userinfo("see https://jo:p@h/x and http://a/b@c"), "see https://****@h/x and http://a/b@c");
+    }
+
+    #[test]
+    fn addresses_lose_their_secrets_and_keep_what_they_need() {
+        for (text, expected) in [
+            ("git+https://tok@h/x.git", "git+https://h/x.git"),
+            ("-i https://u:p@i/simple\nx", "-i https://i/simple\nx"),
+            ("ssh://git@h/x", "ssh://git@h/x"),
+            ("ssh://git:pw@h:22/x", "ssh://git@h:22/x"),
+            ("git@h:x.git http://h/a@b", "git@h:x.git http://h/a@b"),
+        ] {
+            assert_eq!(strip_userinfo(text), expected);
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_are_told_from_those_of_models() {
+        for name in
+            ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "apiKey", "OPENAI_API_KEY", "DB_PASS", "MYSQL_PWD", "mysqlpassword"]
+        {
+            assert!(is_secret_name(name), "{name}");
+            assert!(is_secret_parameter(&format!("General/{name}"), "x"), "{name}");
+        }
+        for name in ["TOKENIZERS_PARALLELISM", "max_tokens", "compass", "PWD", "key", "passes", "PYTHONPATH"] {
+            assert!(!is_secret_name(name), "{name}");
+        }
+        assert!(!is_secret_parameter("eos_token", "</s>"));
+        assert!(!is_secret_parameter("token_dim", "128"));
+        assert!(!is_secret_parameter("api_key", "None"));
+        assert!(is_secret_parameter("General/token", "abc"));
+        assert!(is_secret_parameter("db", "postgres://u:p@h/x"));
     }
 }

@@ -232,6 +232,7 @@ mod tests {
                 mode: Mode::CloneTask,
                 task: Some("ab".to_owned()),
                 name: "a \"task\"".to_owned(),
+                shell: None,
                 entry_point: vec!["train.py".to_owned()],
                 working_dir: String::new(),
                 env: BTreeMap::from([("A".to_owned(), "b\nc".to_owned())]),

@@ -17,7 +17,9 @@ use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 
+mod arguments;
 mod document;
+pub mod launch;
 mod text;
 
 pub use document::{DocumentError, Documents};
@@ -307,6 +309,9 @@ pub struct LaunchPart {
     pub task: Option<String>,
     /// The recorded task's name.
     pub name: String,
+    /// The shell that runs the entry point; absent: the environment's Python.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
     /// What is started, interpreter excluded: `["train.py", "--x", "1"]`, `["-m", "package.module"]`.
     pub entry_point: Vec<String>,
     /// Directory it starts in, relative to the code's root; empty for the root.

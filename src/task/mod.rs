@@ -7,6 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::error::{Explain, Kind};
+
+pub mod clearml;
+pub mod file;
+
+mod record;
+
 /// A recorded task. Texts are as recorded; nothing is checked beyond their shape.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Task {
@@ -79,4 +86,65 @@ pub struct Parameter {
     pub value: String,
     /// Its recorded type (`int`, `float`, …), if any.
     pub kind: Option<String>,
+}
+
+/// Why a document is no task.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The file cannot be read.
+    #[error("cannot read the task file `{path}`")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is not JSON.
+    #[error("`{origin}` is not JSON")]
+    Json {
+        /// Where the text comes from.
+        origin: String,
+        /// Why, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The document has no task in it, or several.
+    #[error("`{origin}` holds {found} instead of one task")]
+    NotOne {
+        /// Where the document comes from.
+        origin: String,
+        /// What it holds.
+        found: String,
+    },
+    /// A field is of the wrong sort.
+    #[error("field `{field}` of the task is {found} instead of {expected}")]
+    Field {
+        /// Dotted path of the field.
+        field: String,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+}
+
+impl Explain for TaskError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Read { source, .. } => Kind::of_io(source),
+            Self::Json { .. } | Self::NotOne { .. } | Self::Field { .. } => Kind::Input,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Json { .. } | Self::NotOne { .. } => vec![
+                "A task file is what `tasks.get_by_id` of a ClearML server answers, or its `task` object: \
+                 {\"name\": …, \"script\": {\"repository\": …, \"entry_point\": …}}."
+                    .to_owned(),
+            ],
+            Self::Read { .. } | Self::Field { .. } => Vec::new(),
+        }
+    }
 }

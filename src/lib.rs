@@ -27,6 +27,9 @@ pub mod oci;
 #[cfg(feature = "host")]
 pub mod store;
 
+#[cfg(feature = "host")]
+pub mod sandbox;
+
 // What was asked.
 
 #[cfg(feature = "host")]

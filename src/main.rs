@@ -1,3 +1,6 @@
 //! The program on the host: parse, run, exit code.
 
-fn main() {}
+fn main() {
+    // Before anything else, while there is one thread: this process may be a stage of a sandbox.
+    agent::sandbox::dispatch();
+}

@@ -65,7 +65,7 @@ pub fn silent() -> SharedReporter {
     Arc::new(Silent)
 }
 
-impl dyn Reporter {
+impl dyn Reporter + '_ {
     /// Reports the start of a piece of work.
     pub fn started(&self, id: impl Into<String>, title: impl Into<String>) {
         self.report(Event::Started { id: id.into(), title: title.into() });

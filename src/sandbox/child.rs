@@ -1,0 +1,285 @@
+//! Our side of a sandbox: starts the stages, hands them their work and hears what they say.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::job::{self, Entry, Head, Ids, Reply, Run, STAGE, Trouble, Walk, Work};
+use super::way::Way;
+use super::{Output, SandboxError, ids};
+use crate::report::{Event, Reporter};
+
+/// How long a stage may take to get ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// A started stage; ended (KILL) with all that runs in it when dropped.
+pub(super) struct Stage {
+    child: Child,
+    control: UnixStream,
+}
+
+/// Standard input, output and error.
+pub(super) type Streams = (Stdio, Stdio, Stdio);
+
+impl Stage {
+    /// Starts a stage in the namespaces of `way` and hands it its work.
+    pub(super) fn start(
+        way: &Way,
+        work: &Work,
+        network: bool,
+        streams: Streams,
+    ) -> Result<Self, SandboxError> {
+        let starting = |source| SandboxError::Start { source };
+        let (control, theirs) = UnixStream::pair().map_err(starting)?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(STAGE).arg("1").arg(theirs.as_raw_fd().to_string());
+        command.stdin(streams.0).stdout(streams.1).stderr(streams.2).process_group(0);
+        // SAFETY: between fork and exec only fcntl(2) is called, on a descriptor that the closure owns.
+        unsafe {
+            command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?));
+        }
+        let child = command.spawn().map_err(starting)?;
+        // With it goes our copy of their end, so that we hear when they are gone.
+        drop(command);
+        let stage = Self { child, control };
+        let isolate = matches!(work, Work::Run(_));
+        let head = Head { ids: way.ids(), isolate, network };
+        stage.tell(&head)?;
+        if let Way::Mapped(subordinate) = way {
+            match stage.hear(Some(READY))? {
+                Reply::Unshared => {}
+                other => return Err(unexpected(other)),
+            }
+            ids::map(stage.child.id(), subordinate)
+                .map_err(|error| SandboxError::Stage(Trouble { input: false, ..Trouble::input("map user ids", error) }.into()))?;
+            stage.tell(&())?;
+        }
+        stage.tell(&(way.ids(), work))?;
+        Ok(stage)
+    }
+
+    fn tell(&self, frame: &impl serde::Serialize) -> Result<(), SandboxError> {
+        match job::send(&self.control, frame) {
+            // It is gone; what it said last tells why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => match self.hear(Some(READY))? {
+                Reply::Failed(trouble) => Err(SandboxError::Stage(trouble.into())),
+                other => Err(unexpected(other)),
+            },
+            other => other.map_err(|source| SandboxError::Start { source }),
+        }
+    }
+
+    /// The next thing it says.
+    pub(super) fn hear(&self, patience: Option<Duration>) -> Result<Reply, SandboxError> {
+        let starting = |source| SandboxError::Start { source };
+        self.control.set_read_timeout(patience.map(|it| it.max(Duration::from_millis(1)))).map_err(starting)?;
+        match job::receive(&self.control) {
+            Ok(Some(Reply::Failed(trouble))) => Err(SandboxError::Stage(trouble.into())),
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => Err(starting(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the sandbox's process ended without a word",
+            ))),
+            Err(source) => Err(starting(source)),
+        }
+    }
+
+    /// Ends it and all that runs in it.
+    pub(super) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn unexpected(reply: Reply) -> SandboxError {
+    match reply {
+        Reply::Failed(trouble) => SandboxError::Stage(trouble.into()),
+        other => SandboxError::Start { source: io::Error::other(format!("the sandbox answered {other:?}")) },
+    }
+}
+
+/// Has some work done that says nothing on its way.
+pub(super) fn work(way: &Way, work: &Work) -> Result<(), SandboxError> {
+    let stage = Stage::start(way, work, true, (Stdio::null(), Stdio::null(), Stdio::null()))?;
+    match stage.hear(None)? {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Hears the entries of an upper directory.
+pub(super) fn walk(
+    way: &Way,
+    walk: Walk,
+    take: &mut dyn FnMut(Entry, &mut dyn Read) -> Result<(), SandboxError>,
+) -> Result<(), SandboxError> {
+    let stage = Stage::start(way, &Work::Walk(walk), true, (Stdio::null(), Stdio::null(), Stdio::null()))?;
+    let starting = |source| SandboxError::Start { source };
+    stage.control.set_read_timeout(None).map_err(starting)?;
+    let mut reader = BufReader::with_capacity(1 << 20, &stage.control);
+    loop {
+        match job::receive(&mut reader).map_err(starting)? {
+            Some(Reply::Entry(entry)) => {
+                let size = if let job::Node::File { size } = entry.node { size } else { 0 };
+                let mut content = (&mut reader).take(size);
+                take(entry, &mut content)?;
+            }
+            Some(Reply::Done) => return Ok(()),
+            Some(other) => return Err(unexpected(other)),
+            None => return Err(starting(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+/// What a run needs besides its [`Run`].
+pub(super) struct Outside<'a> {
+    pub(super) network: bool,
+    pub(super) stdin: &'a [u8],
+    pub(super) limit: Duration,
+    /// Names the program for people.
+    pub(super) title: &'a str,
+    pub(super) reporter: &'a dyn Reporter,
+}
+
+/// Runs a program to its end: what it printed and how it ended, and the mount points that were made for it.
+pub(super) fn run(way: &Way, run: Run, outside: &Outside<'_>) -> Result<(Output, Vec<String>), SandboxError> {
+    let stdin = if outside.stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let work = Work::Run(Box::new(run));
+    let mut stage = Stage::start(way, &work, outside.network, (stdin, Stdio::piped(), Stdio::piped()))?;
+    let (stdin, stdout, stderr) = (stage.child.stdin.take(), stage.child.stdout.take(), stage.child.stderr.take());
+    thread::scope(|scope| {
+        scope.spawn(move || stdin.map(|mut it| it.write_all(outside.stdin)));
+        let out = scope.spawn(move || drain(stdout, outside));
+        let err = scope.spawn(move || drain(stderr, outside));
+        let end = follow(&stage, outside.limit, outside.title);
+        // Whatever is left goes now, and with it the other ends of the pipes.
+        stage.kill();
+        let collect = |it: thread::ScopedJoinHandle<'_, Vec<u8>>| it.join().unwrap_or_default();
+        let (stdout, stderr) = (collect(out), collect(err));
+        let (code, made) = end?;
+        Ok((Output { code, stdout, stderr }, made))
+    })
+}
+
+fn follow(stage: &Stage, limit: Duration, title: &str) -> Result<(i32, Vec<String>), SandboxError> {
+    let began = Instant::now();
+    let mut made = Vec::new();
+    loop {
+        let Some(left) = limit.checked_sub(began.elapsed()) else {
+            return Err(SandboxError::Late { title: title.to_owned(), limit });
+        };
+        match stage.hear(Some(left)) {
+            Ok(Reply::Made(paths)) => made = paths,
+            Ok(Reply::Exited { code }) => return Ok((code, made)),
+            Ok(_) => {}
+            Err(SandboxError::Start { source }) if source.kind() == io::ErrorKind::WouldBlock => {
+                return Err(SandboxError::Late { title: title.to_owned(), limit });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads to the end and reports each line as it comes.
+fn drain(pipe: Option<impl Read>, outside: &Outside<'_>) -> Vec<u8> {
+    let mut all = Vec::new();
+    let Some(mut pipe) = pipe else { return all };
+    let mut shown = 0;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => all.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+        while let Some(length) = all[shown..].iter().position(|it| *it == b'\n') {
+            report(outside, &all[shown..shown + length]);
+            shown += length + 1;
+        }
+    }
+    if shown < all.len() {
+        report(outside, &all[shown..]);
+    }
+    all
+}
+
+fn report(outside: &Outside<'_>, line: &[u8]) {
+    let text = String::from_utf8_lossy(line).trim_end().to_owned();
+    outside.reporter.report(Event::Line { source: outside.title.to_owned(), text });
+}
+
+/// A program that goes on by itself until it ends: its own first process, with our streams.
+pub struct Process {
+    stage: Stage,
+    pid: i32,
+}
+
+impl Process {
+    pub(super) fn start(way: &Way, run: Run, network: bool, streams: Streams) -> Result<Self, SandboxError> {
+        let stage = Stage::start(way, &Work::Run(Box::new(run)), network, streams)?;
+        match stage.hear(Some(READY))? {
+            Reply::Started { pid } => Ok(Self { stage, pid }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Sends a signal to the program; one that has ended already is no error.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// The program's process id, as this process sees it.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for its end: its exit code, or 128 and the number of the signal that ended it. `None` when it goes on
+    /// after `patience`.
+    ///
+    /// # Errors
+    /// [`SandboxError::Stage`] when it could not be started after all.
+    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<i32>, SandboxError> {
+        loop {
+            match self.stage.hear(patience) {
+                Ok(Reply::Exited { code }) => return Ok(Some(code)),
+                Ok(_) => {}
+                Err(SandboxError::Start { source }) if source.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("pid", &self.pid).finish()
+    }
+}
+
+/// The ids of a way, for who only needs to know whether we are root.
+impl Way {
+    /// How ids look from inside.
+    pub(super) const fn ids(&self) -> Ids {
+        match *self {
+            Self::Root => Ids::Host,
+            Self::Mapped(_) => Ids::Mapped,
+            Self::Single { uid, gid } => Ids::Single { uid, gid },
+        }
+    }
+}

@@ -59,3 +59,8 @@ pub mod image;
 
 #[cfg(feature = "host")]
 pub mod gpu;
+
+// Servers.
+
+#[cfg(feature = "host")]
+pub mod server;

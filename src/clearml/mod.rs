@@ -12,6 +12,7 @@ pub mod artifacts;
 mod client;
 mod error;
 pub mod events;
+pub mod status;
 pub mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;

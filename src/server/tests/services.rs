@@ -1,0 +1,188 @@
+//! What no recording has.
+
+use serde_json::{Value, json};
+
+use super::TestServer;
+
+#[tokio::test]
+async fn listings_are_filtered_ordered_paged_and_cut() {
+    let server = TestServer::new();
+    let project = server.data("projects.create", json!({"name": "team/vision"})).await["id"].clone();
+    for (name, tags) in [("alpha one", json!(["x"])), ("beta two", json!(["x", "y"])), ("gamma three", json!([]))] {
+        server.data("tasks.create", json!({"name": name, "type": "training", "project": project, "tags": tags})).await;
+    }
+    let names = async |body: Value| -> Vec<String> {
+        let data = server.data("tasks.get_all", body).await;
+        data["tasks"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(json!({"name": "a t", "only_fields": ["name"]})).await, ["beta two", "gamma three"]);
+    assert_eq!(names(json!({"tags": ["x", "-y"]})).await, ["alpha one"]);
+    assert_eq!(
+        names(json!({"project": [project], "order_by": ["-name"], "page": 0, "page_size": 2})).await,
+        ["gamma three", "beta two"]
+    );
+    assert_eq!(
+        names(json!({"project": [project], "order_by": ["-name"], "page": 1, "page_size": 2})).await,
+        ["alpha one"]
+    );
+    assert_eq!(names(json!({"_any_": {"fields": ["name", "comment"], "pattern": "^gamma"}})).await, ["gamma three"]);
+    assert_eq!(names(json!({"status": ["queued"]})).await, Vec::<String>::new());
+    assert_eq!(names(json!({"created": [">=2020-01-01", "<2100-01-01"], "type": ["training"]})).await.len(), 3);
+    let first = server.data("tasks.get_all", json!({"size": 2, "scroll_id": null})).await;
+    let rest = server.data("tasks.get_all", json!({"size": 2, "scroll_id": first["scroll_id"]})).await;
+    assert_eq!((first["tasks"].as_array().unwrap().len(), rest["tasks"].as_array().unwrap().len()), (2, 1));
+    let parent = server.data("projects.get_all", json!({"name": "^team$"})).await;
+    let child = server.data("projects.get_by_id", json!({"project": project})).await;
+    assert_eq!(child["project"]["parent"], parent["projects"][0]["id"]);
+    assert_eq!(child["project"]["basename"], "vision");
+}
+
+#[tokio::test]
+async fn a_draft_is_edited_and_its_parameters_too() {
+    let server = TestServer::new();
+    let task = server.task("params task").await;
+    let params =
+        json!([{"section": "Args", "name": "lr", "value": "0.1"}, {"section": "Net", "name": "w", "value": "8"}]);
+    server.data("tasks.edit_hyper_params", json!({"task": task, "hyperparams": params})).await;
+    server
+        .data("tasks.edit_configuration", json!({"task": task, "configuration": [{"name": "net", "value": "a = 1"}]}))
+        .await;
+    server.data("tasks.delete_hyper_params", json!({"task": task, "hyperparams": [{"section": "Net"}]})).await;
+    server.data("tasks.edit", json!({"task": task, "script": {"diff": " x ", "branch": " main "}})).await;
+    let data = server.data("tasks.get_by_id", json!({"task": task})).await;
+    let task = &data["task"];
+    assert_eq!(task["hyperparams"], json!({"Args": {"lr": {"section": "Args", "name": "lr", "value": "0.1"}}}));
+    assert_eq!(task["configuration"]["net"]["value"], "a = 1");
+    assert_eq!((&task["script"]["diff"], &task["script"]["branch"]), (&json!(" x "), &json!("main")));
+    assert_eq!(task["script"]["repository"], "r");
+}
+
+#[tokio::test]
+async fn scalars_plots_and_single_values_come_back() {
+    let server = TestServer::new();
+    let task = server.task("events task").await;
+    let mut batch = Vec::new();
+    for iter in 0..10 {
+        batch.push(json!({"type": "training_stats_scalar", "task": task, "metric": "loss", "variant": "train",
+            "iter": iter, "value": 1.0 / f64::from(iter + 1)}));
+    }
+    // The same point again replaces the first report.
+    batch.push(json!({"type": "training_stats_scalar", "task": task, "metric": "loss", "variant": "train", "iter": 9,
+        "value": 5.0}));
+    batch.push(json!({"type": "training_stats_scalar", "task": task, "metric": "Summary", "variant": "final",
+        "iter": -2_147_483_648_i64, "value": 0.25}));
+    batch.push(json!({"type": "plot", "task": task, "metric": "p", "variant": "v", "iter": 1, "plot_str": "{}"}));
+    batch.push(
+        json!({"type": "plot", "task": task, "metric": "p", "variant": "v", "iter": 2, "plot_str": "{\"a\": 1}"}),
+    );
+    for event in batch {
+        server.data("events.add", event).await;
+    }
+    let curves = server.data("events.scalar_metrics_iter_histogram", json!({"task": task})).await;
+    assert_eq!(curves["loss"]["train"]["x"].as_array().unwrap().len(), 10);
+    assert_eq!(curves["loss"]["train"]["y"][9], 5.0);
+    assert!(curves.get("Summary").is_none());
+    let few = server.data("events.scalar_metrics_iter_histogram", json!({"task": task, "samples": 5})).await;
+    assert_eq!(few["loss"]["train"]["x"], json!([0, 2, 4, 6, 8]));
+    let single = server.data("events.get_task_single_value_metrics", json!({"tasks": [task]})).await;
+    assert_eq!(single["tasks"][0]["values"][0]["value"], 0.25);
+    let plots = server.data("events.get_task_plots", json!({"task": task, "iters": 1})).await;
+    assert_eq!((&plots["plots"][0]["iter"], plots["plots"].as_array().unwrap().len()), (&json!(2), 1));
+    let events = server.data("events.get_task_events", json!({"task": task, "batch_size": 7})).await;
+    assert_eq!((&events["returned"], &events["total"]), (&json!(7), &json!(13)));
+    let rest = json!({"task": task, "batch_size": 7, "scroll_id": events["scroll_id"]});
+    assert_eq!(server.data("events.get_task_events", rest).await["returned"], 6);
+    let reset = server.data("tasks.reset", json!({"task": task})).await;
+    assert_eq!(reset["fields"]["status"], "created");
+    assert_eq!(server.data("events.get_task_events", json!({"task": task})).await["total"], 0);
+}
+
+#[tokio::test]
+async fn properties_of_a_worker_end() {
+    let server = TestServer::new();
+    let worker = "w:0";
+    server.data("workers.register", json!({"worker": worker, "queues": []})).await;
+    let set = json!({"worker": worker, "runtime_properties": [{"key": "force", "value": "on", "expiry": 3600},
+        {"key": "gone", "value": "x", "expiry": 3600}, {"key": "kept", "value": 2}]});
+    server.data("workers.set_runtime_properties", set).await;
+    server.shared.db.lock().unwrap().execute("UPDATE properties SET expires = 5 WHERE key = 'gone'", []).unwrap();
+    let data = server.data("workers.get_runtime_properties", json!({"worker": worker})).await;
+    let properties = data["runtime_properties"].as_array().unwrap();
+    let names: Vec<_> = properties.iter().map(|it| it["key"].as_str().unwrap()).collect();
+    assert_eq!(names, ["force", "kept"]);
+    assert!(properties[0]["expiry"].as_i64().unwrap() > 3000);
+    assert_eq!(properties[1]["expiry"], Value::Null);
+    server.shared.db.lock().unwrap().execute("UPDATE workers SET expires = 5", []).unwrap();
+    assert_eq!(server.data("workers.get_all", json!({})).await["workers"], json!([]));
+}
+
+#[tokio::test]
+async fn credentials_made_through_the_api_work_until_revoked() {
+    use base64::Engine as _;
+    let server = TestServer::new();
+    let made = server.data("auth.create_credentials", json!({"label": "ci"})).await["credentials"].clone();
+    let text = format!("{}:{}", made["access_key"].as_str().unwrap(), made["secret_key"].as_str().unwrap());
+    let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    let login = || {
+        axum::http::Request::get("/auth.login").header("Authorization", &basic).body(axum::body::Body::empty()).unwrap()
+    };
+    let answer = server.send(login()).await;
+    assert!(answer.body["data"]["token"].is_string(), "{}", answer.body);
+    let cookie = answer.headers["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("clearml_token_basic=ey") && cookie.contains("HttpOnly"), "{cookie}");
+    server.data("auth.revoke_credentials", json!({"access_key": made["access_key"]})).await;
+    assert_eq!(server.send(login()).await.body["meta"]["result_subcode"], 22);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_when_the_directory_is_opened_again() {
+    let server = TestServer::new();
+    let task = server.task("lasting task").await;
+    server.data("tasks.enqueue", json!({"task": task})).await;
+    let TestServer { shared, dir, api } = server;
+    drop((shared, api));
+    let server = TestServer::open(dir);
+    assert_eq!(server.status(&task).await, "queued");
+    let queue = server.data("queues.get_default", json!({})).await["id"].clone();
+    assert_eq!(server.data("queues.peek_task", json!({"queue": queue})).await["task"], task.as_str());
+}
+
+#[tokio::test]
+async fn an_entry_is_handed_out_once() {
+    let server = TestServer::new();
+    let queue = server.data("queues.create", json!({"name": "shared"})).await["id"].clone();
+    for index in 0..20 {
+        let task = server.task(&format!("task {index}")).await;
+        server.data("tasks.enqueue", json!({"task": task, "queue": queue})).await;
+    }
+    let pops = (0..30).map(|_| server.data("queues.get_next_task", json!({"queue": queue})));
+    let popped = futures_util::future::join_all(pops).await;
+    let mut tasks: Vec<_> = popped.iter().filter_map(|it| it["entry"]["task"].as_str()).collect();
+    assert_eq!(tasks.len(), 20);
+    tasks.sort_unstable();
+    tasks.dedup();
+    assert_eq!(tasks.len(), 20);
+    let gone = server.refusal("queues.get_next_task", json!({"queue": "nope"})).await;
+    assert_eq!((gone.0, gone.1), (400, 701));
+}
+
+#[tokio::test]
+async fn models_are_put_out_read_and_deleted() {
+    let server = TestServer::new();
+    let task = server.task("model task").await;
+    let model = json!({"name": "net weights", "uri": "file:///w.pt", "task": task, "ready": false});
+    let model = server.data("models.create", model).await["id"].clone();
+    let link = json!({"task": task, "name": "net weights", "model": model, "type": "output"});
+    server.data("tasks.add_or_update_model", link).await;
+    server
+        .data("models.add_or_update_metadata", json!({"model": model, "metadata": [{"key": "k", "value": "v"}]}))
+        .await;
+    let data = server.data("models.get_by_task_id", json!({"task": task})).await;
+    assert_eq!(data["model"]["metadata"]["k"]["value"], "v");
+    server.data("models.set_ready", json!({"model": model})).await;
+    assert_eq!(server.data("models.get_all", json!({"ready": true})).await["models"][0]["id"], model);
+    server.data("models.delete", json!({"model": model})).await;
+    let task = server.data("tasks.get_by_id", json!({"task": task})).await;
+    assert_eq!(task["task"]["models"]["output"], json!([]));
+    assert_eq!(server.refusal("models.get_by_id", json!({"model": model})).await.1, 201);
+}

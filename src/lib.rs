@@ -22,6 +22,9 @@ pub mod clearml;
 // Documents, and where they are kept.
 
 #[cfg(feature = "host")]
+pub mod git;
+
+#[cfg(feature = "host")]
 pub mod oci;
 
 #[cfg(feature = "host")]

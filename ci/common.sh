@@ -77,3 +77,12 @@ unmount() {
   done
   return 0
 }
+
+# Processes of containers whose engine was killed outlive it: they are found by the control group they are all in.
+stray() {
+  local file pid
+  find /sys/fs/cgroup/agent-ci-"$checkout" /sys/fs/cgroup/*/agent-ci-"$checkout" -name cgroup.procs 2>/dev/null | while read -r file; do
+    while read -r pid; do kill -KILL "$pid" 2>/dev/null; done <"$file"
+  done
+  return 0
+}

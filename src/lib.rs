@@ -30,6 +30,17 @@ pub mod oci;
 #[cfg(feature = "host")]
 pub mod store;
 
+// Places images come from and go to.
+
+#[cfg(feature = "host")]
+pub mod registry;
+
+#[cfg(feature = "host")]
+pub mod engine;
+
+#[cfg(feature = "host")]
+pub mod base;
+
 #[cfg(feature = "host")]
 pub mod sandbox;
 

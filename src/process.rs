@@ -1,6 +1,6 @@
 //! Other programs: in a process group of their own, ended with all their children, never waiting on us for input.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -133,10 +133,28 @@ impl Drop for Group {
 /// # Errors
 /// [`RunError`]; a program that ends with another code than 0 is no error here.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output, RunError> {
+    command.stdin(Stdio::null());
+    run_fed(command, None, limit)
+}
+
+/// As [`run`], with `input` on its standard input: the way to hand it a secret.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output, RunError> {
+    command.stdin(Stdio::piped());
+    run_fed(command, Some(input.to_vec()), limit)
+}
+
+fn run_fed(command: &mut Command, input: Option<Vec<u8>>, limit: Duration) -> Result<Output, RunError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let start = |source| RunError::Start { program: program.clone(), source };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::start(command).map_err(start)?;
+    if let (Some(input), Some(mut pipe)) = (input, group.child().stdin.take()) {
+        // A program that does not read to the end is free to do so.
+        thread::spawn(move || drop(pipe.write_all(&input)));
+    }
     let stdout = drain(group.child().stdout.take());
     let stderr = drain(group.child().stderr.take());
     let began = Instant::now();
@@ -254,6 +272,12 @@ mod tests {
             assert_eq!(words(&command_line(&split)).unwrap(), expected, "{text}");
         }
         assert_eq!([words("'a"), words("\"a"), words("a\\")], [None, None, None]);
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        let output = run_with_input(&mut Command::new("cat"), b"hush", Duration::from_secs(30)).unwrap();
+        assert_eq!(output.text(), "hush");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 
 mod arguments;
+pub mod base;
 mod document;
 pub mod launch;
 mod text;

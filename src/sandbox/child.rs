@@ -29,12 +29,7 @@ pub(super) type Streams = (Stdio, Stdio, Stdio);
 
 impl Stage {
     /// Starts a stage in the namespaces of `way` and hands it its work.
-    pub(super) fn start(
-        way: &Way,
-        work: &Work,
-        network: bool,
-        streams: Streams,
-    ) -> Result<Self, SandboxError> {
+    pub(super) fn start(way: &Way, work: &Work, network: bool, streams: Streams) -> Result<Self, SandboxError> {
         let starting = |source| SandboxError::Start { source };
         let (control, theirs) = UnixStream::pair().map_err(starting)?;
         let mut command = Command::new("/proc/self/exe");
@@ -56,8 +51,9 @@ impl Stage {
                 Reply::Unshared => {}
                 other => return Err(unexpected(other)),
             }
-            ids::map(stage.child.id(), subordinate)
-                .map_err(|error| SandboxError::Stage(Trouble { input: false, ..Trouble::input("map user ids", error) }.into()))?;
+            ids::map(stage.child.id(), subordinate).map_err(|error| {
+                SandboxError::Stage(Trouble { input: false, ..Trouble::input("map user ids", error) }.into())
+            })?;
             stage.tell(&())?;
         }
         stage.tell(&(way.ids(), work))?;

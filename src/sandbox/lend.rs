@@ -29,9 +29,8 @@ const TRUST_VARIABLES: [&str; 7] = [
     "AWS_CA_BUNDLE",
 ];
 
-const PROXY_VARIABLES: [&str; 8] = [
-    "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
-];
+const PROXY_VARIABLES: [&str; 8] =
+    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
 
 /// The host's bundle of trusted certificates: `SSL_CERT_FILE`, else the system's own.
 #[must_use]

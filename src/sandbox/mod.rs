@@ -140,10 +140,12 @@ impl Explain for SandboxError {
             Self::NoWay { .. } => Kind::Sandbox,
             Self::Start { source } => Kind::of_io(source),
             Self::Stage(trouble) if trouble.input => Kind::Input,
-            Self::Stage(trouble) => trouble.errno.map_or(Kind::System, |it| match Kind::of_io(&io::Error::from_raw_os_error(it)) {
-                Kind::NotFound => Kind::System,
-                kind => kind,
-            }),
+            Self::Stage(trouble) => {
+                trouble.errno.map_or(Kind::System, |it| match Kind::of_io(&io::Error::from_raw_os_error(it)) {
+                    Kind::NotFound => Kind::System,
+                    kind => kind,
+                })
+            }
             Self::Layer { .. } => Kind::Input,
             Self::Late { .. } => Kind::System,
             Self::Write(error) => error.kind(),
@@ -327,7 +329,8 @@ impl Sandbox {
         let _alone = (step.changes == Changes::Kept)
             .then(|| self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let (work, upper) = self.places(step.changes)?;
-        let overlay = Overlay { lowers: self.lowers.clone(), upper: upper.clone(), work: work.clone(), read_only: false };
+        let overlay =
+            Overlay { lowers: self.lowers.clone(), upper: upper.clone(), work: work.clone(), read_only: false };
         let mut run = Run {
             root: Some(overlay),
             argv: step.argv.clone(),
@@ -427,8 +430,7 @@ impl Sandbox {
     pub fn layer(&self, temporary: Temporary) -> Result<Layer, SandboxError> {
         let view = self.new_dir("view")?;
         let made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect();
-        let rules =
-            scrub::Rules { made, temporary: temporary == Temporary::LeftOut, during: (self.began, now() + 1) };
+        let rules = scrub::Rules { made, temporary: temporary == Temporary::LeftOut, during: (self.began, now() + 1) };
         let upper = self.scratch().join("upper");
         let walk = Walk { upper, lowers: self.lowers.clone(), view: view.clone(), rules };
         let mut writer = self.store.layer_writer()?;
@@ -509,13 +511,8 @@ impl std::fmt::Debug for Sandbox {
 }
 
 fn write(writer: &mut LayerWriter<'_>, entry: &Entry, content: &mut dyn io::Read) -> Result<(), LayerError> {
-    let meta = Meta {
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        xattrs: entry.xattrs.clone(),
-    };
+    let meta =
+        Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: entry.xattrs.clone() };
     let path = &entry.path;
     match &entry.node {
         Node::Dir { opaque } => {

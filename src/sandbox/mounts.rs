@@ -179,9 +179,7 @@ impl Tree {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         match mount_type("proc", &by_descriptor(&place), flags, "") {
             // In a container that hides parts of its own /proc nobody gets a new one.
-            Err(Errno::PERM) => {
-                self.bind(&Bind { source: "/proc".into(), target: "/proc".to_owned(), writable: true })
-            }
+            Err(Errno::PERM) => self.bind(&Bind { source: "/proc".into(), target: "/proc".to_owned(), writable: true }),
             other => other.doing(|| "mount `/proc`".to_owned()),
         }
     }

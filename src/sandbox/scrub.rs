@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// Directories whose files are left out; directories in them stay, since packages own some.
-const EMPTIED: [&str; 6] = ["var/log", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/lib/apt/lists", "run"];
+const EMPTIED: [&str; 6] =
+    ["var/log", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/lib/apt/lists", "run"];
 
 /// Directories emptied in layers of packages, where nothing of use can be in them.
 const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
@@ -60,7 +61,8 @@ mod tests {
     #[test]
     fn logs_caches_and_identities_stay_out_and_their_directories_stay() {
         let rules = Rules { temporary: true, during: (100, 200), ..Rules::default() };
-        for path in ["var/log/dpkg.log", "var/log/apt/term.log", "tmp/x", "etc/ssh/ssh_host_rsa_key", "etc/machine-id"] {
+        for path in ["var/log/dpkg.log", "var/log/apt/term.log", "tmp/x", "etc/ssh/ssh_host_rsa_key", "etc/machine-id"]
+        {
             assert!(rules.drops(path), "{path}");
         }
         for path in ["var/log", "var/logs/x", "etc/ssh/ssh_config", "var/lib/dpkg/status"] {

@@ -50,13 +50,7 @@ pub(super) fn ensure(
     Ok(lowers)
 }
 
-fn unpack(
-    store: &Store,
-    way: &Way,
-    layer: &LayerBlob,
-    lowers: &[PathBuf],
-    dir: &PathBuf,
-) -> Result<(), SandboxError> {
+fn unpack(store: &Store, way: &Way, layer: &LayerBlob, lowers: &[PathBuf], dir: &PathBuf) -> Result<(), SandboxError> {
     let failed = |source| SandboxError::Start { source };
     // Refuses a blob that is not there with the store's own words.
     drop(store.open_blob(&layer.blob)?);
@@ -72,9 +66,7 @@ fn unpack(
     if let Err(error) = child::work(way, &Work::Unpack(unpack)) {
         let _ = child::work(way, &Work::Remove(vec![into]));
         return Err(match error {
-            SandboxError::Stage(trouble) if trouble.input => {
-                SandboxError::Layer { layer: layer.diff_id, trouble }
-            }
+            SandboxError::Stage(trouble) if trouble.input => SandboxError::Layer { layer: layer.diff_id, trouble },
             other => other,
         });
     }

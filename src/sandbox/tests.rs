@@ -115,7 +115,9 @@ fn a_dropped_step_leaves_nothing_and_many_run_at_once() {
 fn a_step_sees_no_network_and_no_other_processes() {
     let (_dir, store) = store();
     let sandbox = Sandbox::open(&store, &[], &Silent).unwrap();
-    let output = sandbox.run(&shell("ls -d /proc/[0-9]* | wc -l; tail -n +2 /proc/net/route | wc -l; hostname"), &Silent).unwrap();
+    let output = sandbox
+        .run(&shell("ls -d /proc/[0-9]* | wc -l; tail -n +2 /proc/net/route | wc -l; hostname"), &Silent)
+        .unwrap();
     let lines: Vec<String> = output.text().lines().map(str::to_owned).collect();
     assert!(lines[0].parse::<u32>().unwrap() <= 5, "{lines:?}");
     assert_eq!(&lines[1..], ["0", "sandbox"], "{}", output.last_words());

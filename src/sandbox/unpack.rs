@@ -70,8 +70,8 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn open(work: &'a Unpack, ids: Ids) -> Result<Self, Trouble> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&work.into, flags, Mode::empty())
-            .doing(|| format!("open `{}`", work.into.display()))?;
+        let root =
+            rustix::fs::open(&work.into, flags, Mode::empty()).doing(|| format!("open `{}`", work.into.display()))?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).doing(|| "open the root directory".to_owned())?;
         Ok(Self { root, work, ids, parent: None, times: Vec::new() })
     }
@@ -255,9 +255,11 @@ impl<'a> Target<'a> {
         let what = || format!("make `{dir}`");
         let parent = self.current()?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).doing(what)?;
-        let below = self.work.lowers.iter().find_map(|it| {
-            fs::symlink_metadata(it.join(dir)).ok().filter(std::fs::Metadata::is_dir)
-        });
+        let below = self
+            .work
+            .lowers
+            .iter()
+            .find_map(|it| fs::symlink_metadata(it.join(dir)).ok().filter(std::fs::Metadata::is_dir));
         if let Some(metadata) = below {
             self.own(&parent, name, (metadata.uid(), metadata.gid()), FileType::Directory).doing(what)?;
             let mode = Mode::from_raw_mode(metadata.mode() & 0o7777);
@@ -312,7 +314,11 @@ fn clear(parent: &OwnedFd, name: &str, keep_directory: bool) -> rustix::io::Resu
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
-            if keep_directory { Ok(()) } else { remove_tree(parent, name) }
+            if keep_directory {
+                Ok(())
+            } else {
+                remove_tree(parent, name)
+            }
         }
         Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()),
     }

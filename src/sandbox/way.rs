@@ -10,7 +10,7 @@ use fs_err as fs;
 use super::child::{self, Outside};
 use super::ids::{self, Subordinate};
 use super::job::{Overlay, Run, Work};
-use super::{SandboxError, Refused};
+use super::{Refused, SandboxError};
 use crate::report::Silent;
 use crate::store::Store;
 

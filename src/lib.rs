@@ -18,11 +18,10 @@ pub mod launch;
 pub mod http;
 pub mod config;
 pub mod clearml;
+pub mod machine;
+pub mod spool;
 
 // Documents, and where they are kept.
-
-#[cfg(feature = "host")]
-pub mod git;
 
 #[cfg(feature = "host")]
 pub mod oci;
@@ -78,3 +77,5 @@ pub mod gpu;
 
 #[cfg(feature = "host")]
 pub mod server;
+
+pub mod guest;

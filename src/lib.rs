@@ -79,3 +79,17 @@ pub mod gpu;
 pub mod server;
 
 pub mod guest;
+
+// The surface.
+
+#[cfg(feature = "host")]
+pub mod cli;
+
+#[cfg(feature = "host")]
+pub mod settings;
+
+#[cfg(feature = "host")]
+pub mod ui;
+
+#[cfg(feature = "host")]
+pub mod commands;

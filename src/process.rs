@@ -1,8 +1,10 @@
 //! Other programs: in a process group of their own, ended with all their children, never waiting on us for input.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,23 @@ impl crate::error::Explain for RunError {
     }
 }
 
+/// Groups that run now, for [`end_all`].
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every running program of ours (KILL) with its children: the process itself is about to end, and they have groups
+/// of their own, so no signal of a terminal reaches them.
+pub fn end_all() {
+    for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        signal_group(*pid, Signal::KILL);
+    }
+}
+
+fn signal_group(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
 /// A running program with its own process group; ended (KILL) when dropped.
 #[derive(Debug)]
 pub struct Group {
@@ -77,7 +96,9 @@ impl Group {
     /// # Errors
     /// Whatever starting gives.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        Ok(Self { child: command.process_group(0).spawn()?, ended: false })
+        let child = command.process_group(0).spawn()?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
+        Ok(Self { child, ended: false })
     }
 
     /// The child, to take its pipes.
@@ -93,9 +114,12 @@ impl Group {
 
     /// Sends a signal to the whole group; one that is gone already is no error.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process_group(pid, signal);
-        }
+        signal_group(self.child.id(), signal);
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.child.id());
     }
 
     /// Waits for its end.
@@ -104,7 +128,7 @@ impl Group {
     /// Whatever waiting gives.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
-        self.ended = true;
+        self.end();
         Ok(status)
     }
 
@@ -114,7 +138,9 @@ impl Group {
     /// Whatever waiting gives.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.child.try_wait()?;
-        self.ended |= status.is_some();
+        if status.is_some() {
+            self.end();
+        }
         Ok(status)
     }
 }
@@ -123,7 +149,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.ended {
             self.signal(Signal::KILL);
-            let _ = self.child.wait();
+            let _ = self.wait();
         }
     }
 }

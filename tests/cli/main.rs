@@ -7,4 +7,7 @@
 
 mod support;
 
+mod config;
+mod gpus;
 mod harness;
+mod surface;

@@ -1,7 +1,3 @@
 //! PID 1 inside the images.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    agent::guest::main()
-}
+fn main() {}

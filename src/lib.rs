@@ -18,27 +18,17 @@ pub mod launch;
 pub mod http;
 pub mod config;
 pub mod clearml;
-pub mod machine;
-pub mod spool;
 
 // Documents, and where they are kept.
+
+#[cfg(feature = "host")]
+pub mod git;
 
 #[cfg(feature = "host")]
 pub mod oci;
 
 #[cfg(feature = "host")]
 pub mod store;
-
-// Places images come from and go to.
-
-#[cfg(feature = "host")]
-pub mod registry;
-
-#[cfg(feature = "host")]
-pub mod engine;
-
-#[cfg(feature = "host")]
-pub mod base;
 
 #[cfg(feature = "host")]
 pub mod sandbox;
@@ -52,6 +42,9 @@ pub mod task;
 
 #[cfg(feature = "host")]
 pub mod python;
+
+#[cfg(feature = "host")]
+pub mod system;
 
 // What exactly.
 
@@ -73,23 +66,10 @@ pub mod image;
 #[cfg(feature = "host")]
 pub mod gpu;
 
+#[cfg(feature = "host")]
+pub mod run;
+
 // Servers.
 
 #[cfg(feature = "host")]
 pub mod server;
-
-pub mod guest;
-
-// The surface.
-
-#[cfg(feature = "host")]
-pub mod cli;
-
-#[cfg(feature = "host")]
-pub mod settings;
-
-#[cfg(feature = "host")]
-pub mod ui;
-
-#[cfg(feature = "host")]
-pub mod commands;

@@ -214,7 +214,6 @@ mod tests {
                 digest: Digest::of("python"),
                 site_packages: true,
                 distributions: Vec::new(),
-                extra_paths: Vec::new(),
                 base_distributions: Vec::new(),
                 projects: Vec::new(),
             },

@@ -321,6 +321,15 @@ impl Sandbox {
         &self.way
     }
 
+    /// A file of the layers, as the topmost that has it says; links are not followed.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
+        let path = path.trim_start_matches('/');
+        let found = self.lowers.iter().map(|it| it.join(path)).find(|it| it.symlink_metadata().is_ok())?;
+        fs::symlink_metadata(&found).ok().filter(std::fs::Metadata::is_file)?;
+        fs::read(found).ok()
+    }
+
     /// Runs a step to its end. A program that fails is no error here.
     ///
     /// # Errors

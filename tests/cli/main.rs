@@ -7,7 +7,6 @@
 
 mod support;
 
-mod config;
-mod gpus;
 mod harness;
-mod surface;
+mod recipes;
+mod sandbox;

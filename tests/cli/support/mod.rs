@@ -19,7 +19,7 @@ pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
-pub(crate) use require::{Engine, base, docker_host, podman_socket, require, venv};
+pub(crate) use require::{Engine, base, docker_host, podman_socket, require, user, venv};
 pub(crate) use wait::{wait_for, wait_until};
 
 /// The time at which everything in the tests happens (2023-11-14).

@@ -68,6 +68,13 @@ pub(crate) fn base() -> PathBuf {
     setting("AGENT_TEST_BASE").unwrap().into()
 }
 
+/// The account without rights.
+#[track_caller]
+pub(crate) fn user() -> String {
+    require(Engine::User);
+    setting("AGENT_TEST_USER").unwrap()
+}
+
 /// Where Docker answers, as `DOCKER_HOST` has it.
 pub(crate) fn docker_host() -> String {
     format!("unix://{}", docker_socket().display())

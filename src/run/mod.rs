@@ -1,0 +1,3 @@
+//! Running a finished image: an implementation per engine.
+
+pub mod native;

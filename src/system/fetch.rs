@@ -1,0 +1,181 @@
+//! Package files, fetched by hash from whatever place has them.
+//!
+//! A source that has the package's suite and component is asked first, then every other: archives share one pool.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::sources::Source;
+use super::{Package, SystemError};
+use crate::http::{self, HttpError, Options, Retry};
+use crate::report::Reporter;
+use crate::store::{Store, StoreError};
+
+/// How many files are fetched at once.
+const AT_ONCE: usize = 6;
+
+/// Puts the files of packages into the store, those that are not there yet. To be called outside of async code.
+///
+/// # Errors
+/// [`SystemError::Missing`] names the first file that no source has.
+pub fn fetch(
+    store: &Store,
+    packages: &[Package],
+    sources: &[Source],
+    reporter: &dyn Reporter,
+) -> Result<(), SystemError> {
+    let missing: Vec<&Package> = packages.iter().filter(|it| store.has(&it.sha256).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let total: u64 = missing.iter().map(|it| it.size).sum();
+    reporter.started("apt files", format!("fetching {} package files", missing.len()));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| SystemError::File { path: "tokio".into(), source })?;
+    let client = http::client(&Options { read: Duration::from_secs(60), ..Options::default() })?;
+    let result = runtime.block_on(async {
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let mut fetches = JoinSet::new();
+        for package in missing {
+            let (store, client, permits) = (store.clone(), client.clone(), Arc::clone(&permits));
+            let (package, places) = (package.clone(), places(package, sources));
+            fetches.spawn(async move {
+                let _permit = permits.acquire().await;
+                fetch_one(&store, &client, &package, &places).await.map(|()| package.size)
+            });
+        }
+        let mut done = 0;
+        while let Some(fetched) = fetches.join_next().await {
+            // A future that panicked or was cancelled has fetched nothing; the check below finds that.
+            if let Ok(fetched) = fetched {
+                done += fetched?;
+                reporter.progress("apt files", done, Some(total));
+            }
+        }
+        Ok::<(), SystemError>(())
+    });
+    result?;
+    let absent = packages.iter().find(|it| store.has(&it.sha256).is_none());
+    if let Some(package) = absent {
+        return Err(missing_file(package, None));
+    }
+    reporter.finished("apt files", "fetched");
+    Ok(())
+}
+
+fn missing_file(package: &Package, source: Option<HttpError>) -> SystemError {
+    SystemError::Missing { file: package.file.clone(), origin: package.origin.clone(), source }
+}
+
+/// Addresses to try, the likeliest first.
+fn places(package: &Package, sources: &[Source]) -> Vec<String> {
+    let has = |source: &&Source| source.components.iter().any(|it| package.origin == format!("{}/{it}", source.suite));
+    let mut places: Vec<String> = Vec::new();
+    for source in sources.iter().filter(has).chain(sources) {
+        let place = format!("{}{}", source.uri, package.file);
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+async fn fetch_one(
+    store: &Store,
+    client: &reqwest::Client,
+    package: &Package,
+    places: &[String],
+) -> Result<(), SystemError> {
+    let mut last = None;
+    for place in places {
+        if let Some(path) = place.strip_prefix("file:") {
+            let path = format!("/{}", path.trim_start_matches('/'));
+            if let Ok(bytes) = fs_err::read(path) {
+                let mut writer = store.writer()?;
+                writer.write_all(&bytes).map_err(|source| unwritten(store, source))?;
+                if writer.commit_verified(&package.sha256).is_ok() {
+                    return Ok(());
+                }
+            }
+            continue;
+        }
+        match download(store, client, package, place).await {
+            Ok(()) => return Ok(()),
+            Err(SystemError::Http(error)) => last = Some(error),
+            // Another place may have the right file.
+            Err(SystemError::Store(StoreError::Mismatch { .. })) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Err(missing_file(package, last))
+}
+
+async fn download(store: &Store, client: &reqwest::Client, package: &Package, place: &str) -> Result<(), SystemError> {
+    let response = http::send(&Retry::SHORT, || client.get(place)).await?;
+    let response = http::expect_success(response).await?;
+    let mut writer = store.writer()?;
+    let mut size = 0;
+    let mut body = response.bytes_stream();
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| HttpError::from_reqwest(error, None))?;
+        size += piece.len() as u64;
+        if size > package.size {
+            break;
+        }
+        writer.write_all(&piece).map_err(|source| unwritten(store, source))?;
+    }
+    writer.commit_verified(&package.sha256)?;
+    Ok(())
+}
+
+fn unwritten(store: &Store, source: std::io::Error) -> SystemError {
+    SystemError::File { path: store.root().to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::report::Silent;
+
+    fn package(bytes: &[u8]) -> Package {
+        Package {
+            name: "x".to_owned(),
+            version: "1:1".to_owned(),
+            arch: "all".to_owned(),
+            file: "pool/x.deb".to_owned(),
+            sha256: Digest::of(bytes),
+            size: bytes.len() as u64,
+            origin: "b/main".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_file_is_taken_where_its_bytes_are_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut list = String::new();
+        for (name, bytes) in [("bad", &b"evil"[..]), ("good", b"good")] {
+            fs_err::create_dir_all(dir.path().join(name).join("pool")).unwrap();
+            fs_err::write(dir.path().join(name).join("pool/x.deb"), bytes).unwrap();
+            let suite = if name == "bad" { "b" } else { "c" };
+            list.push_str(&format!("deb file:{}/{name} {suite} main\n", dir.path().display()));
+        }
+        let sources = crate::system::sources::parse("x.list", &list);
+        let package = package(b"good");
+        assert_eq!(package.file_name(), "x_1%3a1_all.deb");
+        fetch(&store, std::slice::from_ref(&package), &sources, &Silent).unwrap();
+        assert_eq!(store.read_blob(&package.sha256).unwrap(), b"good");
+        let gone = self::package(b"gone");
+        let error = fetch(&store, std::slice::from_ref(&gone), &sources, &Silent).unwrap_err();
+        assert!(matches!(error, SystemError::Missing { .. }), "{error}");
+        assert_eq!(store.has(&Digest::of(b"evil")), None);
+    }
+}

@@ -1,3 +1,7 @@
 //! PID 1 inside the images.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent::guest::main()
+}

@@ -18,17 +18,27 @@ pub mod launch;
 pub mod http;
 pub mod config;
 pub mod clearml;
+pub mod machine;
+pub mod spool;
 
 // Documents, and where they are kept.
-
-#[cfg(feature = "host")]
-pub mod git;
 
 #[cfg(feature = "host")]
 pub mod oci;
 
 #[cfg(feature = "host")]
 pub mod store;
+
+// Places images come from and go to.
+
+#[cfg(feature = "host")]
+pub mod registry;
+
+#[cfg(feature = "host")]
+pub mod engine;
+
+#[cfg(feature = "host")]
+pub mod base;
 
 #[cfg(feature = "host")]
 pub mod sandbox;
@@ -73,3 +83,19 @@ pub mod run;
 
 #[cfg(feature = "host")]
 pub mod server;
+
+pub mod guest;
+
+// The surface.
+
+#[cfg(feature = "host")]
+pub mod cli;
+
+#[cfg(feature = "host")]
+pub mod settings;
+
+#[cfg(feature = "host")]
+pub mod ui;
+
+#[cfg(feature = "host")]
+pub mod commands;

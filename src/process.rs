@@ -1,8 +1,10 @@
 //! Other programs: in a process group of their own, ended with all their children, never waiting on us for input.
 
-use std::io::{self, Read};
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,23 @@ impl crate::error::Explain for RunError {
     }
 }
 
+/// Groups that run now, for [`end_all`].
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every running program of ours (KILL) with its children: the process itself is about to end, and they have groups
+/// of their own, so no signal of a terminal reaches them.
+pub fn end_all() {
+    for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        signal_group(*pid, Signal::KILL);
+    }
+}
+
+fn signal_group(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
 /// A running program with its own process group; ended (KILL) when dropped.
 #[derive(Debug)]
 pub struct Group {
@@ -77,7 +96,9 @@ impl Group {
     /// # Errors
     /// Whatever starting gives.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        Ok(Self { child: command.process_group(0).spawn()?, ended: false })
+        let child = command.process_group(0).spawn()?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
+        Ok(Self { child, ended: false })
     }
 
     /// The child, to take its pipes.
@@ -93,9 +114,12 @@ impl Group {
 
     /// Sends a signal to the whole group; one that is gone already is no error.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process_group(pid, signal);
-        }
+        signal_group(self.child.id(), signal);
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.child.id());
     }
 
     /// Waits for its end.
@@ -104,7 +128,7 @@ impl Group {
     /// Whatever waiting gives.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
-        self.ended = true;
+        self.end();
         Ok(status)
     }
 
@@ -114,7 +138,9 @@ impl Group {
     /// Whatever waiting gives.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.child.try_wait()?;
-        self.ended |= status.is_some();
+        if status.is_some() {
+            self.end();
+        }
         Ok(status)
     }
 }
@@ -123,7 +149,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.ended {
             self.signal(Signal::KILL);
-            let _ = self.child.wait();
+            let _ = self.wait();
         }
     }
 }
@@ -133,10 +159,28 @@ impl Drop for Group {
 /// # Errors
 /// [`RunError`]; a program that ends with another code than 0 is no error here.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output, RunError> {
+    command.stdin(Stdio::null());
+    run_fed(command, None, limit)
+}
+
+/// As [`run`], with `input` on its standard input: the way to hand it a secret.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output, RunError> {
+    command.stdin(Stdio::piped());
+    run_fed(command, Some(input.to_vec()), limit)
+}
+
+fn run_fed(command: &mut Command, input: Option<Vec<u8>>, limit: Duration) -> Result<Output, RunError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let start = |source| RunError::Start { program: program.clone(), source };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::start(command).map_err(start)?;
+    if let (Some(input), Some(mut pipe)) = (input, group.child().stdin.take()) {
+        // A program that does not read to the end is free to do so.
+        thread::spawn(move || drop(pipe.write_all(&input)));
+    }
     let stdout = drain(group.child().stdout.take());
     let stderr = drain(group.child().stderr.take());
     let began = Instant::now();
@@ -254,6 +298,12 @@ mod tests {
             assert_eq!(words(&command_line(&split)).unwrap(), expected, "{text}");
         }
         assert_eq!([words("'a"), words("\"a"), words("a\\")], [None, None, None]);
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        let output = run_with_input(&mut Command::new("cat"), b"hush", Duration::from_secs(30)).unwrap();
+        assert_eq!(output.text(), "hush");
     }
 
     #[test]

@@ -105,7 +105,7 @@ async fn send(client: &Client, events: impl Iterator<Item = Value>) -> Result<()
 
 /// Neighbours of one level become one event up to [`MESSAGE`] characters; a longer line is cut into several. Times stay
 /// apart and in order: the server sorts by them.
-fn glue(lines: &[Line]) -> Vec<Line> {
+pub(crate) fn glue(lines: &[Line]) -> Vec<Line> {
     let mut glued: Vec<Line> = Vec::new();
     let mut room = 0;
     for line in lines {

@@ -5,6 +5,10 @@ use crate::layer::LayerKind;
 use crate::oci::{Descriptor, Platform};
 
 mod assemble;
+pub mod deliver;
+pub mod read;
+pub mod scan;
+pub mod validate;
 
 pub use assemble::{Assembly, Start, assemble};
 

@@ -3,15 +3,21 @@
 //! A key is made of everything that goes into a layer (and of [`FORMAT`]), so a layer that is found is the layer that
 //! would be written. One process writes a layer at a time; others wait and find it.
 
-pub mod setup;
-pub mod system;
-
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::digest::{Digest, Hasher};
 use crate::lock::FORMAT;
 use crate::oci::{Layer, LayerError, LayerWriter};
 use crate::store::{Store, StoreError, Table};
+
+pub mod bytecode;
+pub mod python;
+pub mod setup;
+pub mod system;
+
+/// Most layers written at once: each holds some tens of megabytes.
+const PARALLEL: usize = 4;
 
 /// What a layer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -137,6 +143,37 @@ pub fn find_or_make<E: From<StoreError>>(
     let layer = make()?;
     store.remember(Table::Layers, &key, &layer)?;
     Ok(built(layer, false))
+}
+
+/// Does a piece of work for each number below `count`, several at once; the results in that order.
+///
+/// # Errors
+/// The error of the lowest number that failed.
+pub(crate) fn parallel<T: Send, E: Send>(
+    count: usize,
+    work: impl Fn(usize) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(PARALLEL).min(count);
+    if threads <= 1 {
+        return (0..count).map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return done;
+            }
+            done.push((number, work(number)));
+        }
+    };
+    let mut results: Vec<(usize, Result<T, E>)> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        handles.into_iter().flat_map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    results.sort_by_key(|it| it.0);
+    results.into_iter().map(|it| it.1).collect()
 }
 
 #[cfg(test)]

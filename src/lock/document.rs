@@ -214,6 +214,7 @@ mod tests {
                 digest: Digest::of("python"),
                 site_packages: true,
                 distributions: Vec::new(),
+                extra_paths: Vec::new(),
                 base_distributions: Vec::new(),
                 projects: Vec::new(),
             },

@@ -18,6 +18,7 @@ use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 
 mod arguments;
+pub mod base;
 mod document;
 pub mod launch;
 pub mod system;
@@ -131,6 +132,9 @@ pub struct PythonPart {
     pub digest: Digest,
     /// Whether the venv sees the base's own distributions.
     pub site_packages: bool,
+    /// Directories of an environment that the base has active; the venv sees their distributions too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_paths: Vec<String>,
     /// Distributions to install, by normalised name.
     pub distributions: Vec<Distribution>,
     /// Distributions of the base that satisfy what was asked for, by normalised name.

@@ -7,6 +7,9 @@
 
 mod support;
 
+mod config;
+mod gpus;
 mod harness;
 mod recipes;
 mod sandbox;
+mod surface;

@@ -1,0 +1,7 @@
+//! `agent config`.
+
+use clap::Args;
+
+/// Options of `agent config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {}

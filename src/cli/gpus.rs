@@ -1,0 +1,7 @@
+//! `agent gpus`.
+
+use clap::Args;
+
+/// Options of `agent gpus`.
+#[derive(Debug, Args)]
+pub struct GpusArgs {}

@@ -1,0 +1,7 @@
+//! `agent quickstart`.
+
+use clap::Args;
+
+/// Options of `agent quickstart`.
+#[derive(Debug, Args)]
+pub struct QuickstartArgs {}

@@ -1,0 +1,120 @@
+//! Which task, and what decides how it is pinned: options that `build` and `lock` share.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Which task, and what decides how it is pinned.
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    /// The task on the server, by id or name
+    #[arg(long, value_name = "TASK", help_heading = "The task")]
+    pub id: Option<String>,
+    /// The task from a file: what `tasks.get_by_id` answers, as JSON; no server is asked
+    #[arg(long = "task", value_name = "FILE", conflicts_with = "id", help_heading = "The task")]
+    pub task_file: Option<PathBuf>,
+    /// A local checkout to take the task's commit from, instead of its address
+    #[arg(long, value_name = "DIR", help_heading = "The task")]
+    pub repository: Option<PathBuf>,
+    /// What the image does when it is started: run the recorded task, or a clone of it. Without this it is an
+    /// environment for any command
+    #[arg(long, value_name = "WHAT", help_heading = "The image")]
+    pub entry_point: Option<EntryPoint>,
+    /// Base image for tasks that name none, and container arguments: "image args"
+    #[arg(
+        long,
+        value_name = "IMAGE ARGS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = "The image"
+    )]
+    pub docker: Option<String>,
+    /// Let --docker (or the default image) count even when the task names an image
+    #[arg(long, help_heading = "The image")]
+    pub force_docker: bool,
+    /// Python version to use (3.11), whatever the task records
+    #[arg(long, value_name = "X.Y", help_heading = "The image")]
+    pub python_version: Option<String>,
+    /// System packages (apt) to add
+    #[arg(long, value_name = "PACKAGE", num_args = 1.., help_heading = "The image")]
+    pub apt: Vec<String>,
+    /// Platform of the image (linux/amd64)
+    #[arg(long, value_name = "OS/ARCH", help_heading = "The image")]
+    pub platform: Option<String>,
+    /// Leave out compiled Python files; the image is smaller, and its first imports slower
+    #[arg(long, help_heading = "The image")]
+    pub no_bytecode: bool,
+    /// Keep the base image's own Python packages out of the environment
+    #[arg(long, help_heading = "The image")]
+    pub isolated: bool,
+    /// Resolve everything anew, whatever was remembered
+    #[arg(long, help_heading = "Pinning")]
+    pub refresh: bool,
+    /// Resolve nothing that moves: only what is remembered or locked already
+    #[arg(long, conflicts_with = "refresh", help_heading = "Pinning")]
+    pub locked: bool,
+    /// Registry to speak to over plain HTTP or with any certificate (host:port)
+    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Delivery")]
+    pub insecure_registries: Vec<String>,
+
+    // Spellings of the original that mean nothing for an image.
+    #[arg(long, hide = true)]
+    pub(crate) install_globally: bool,
+    #[arg(long, hide = true)]
+    pub(crate) cpu_only: bool,
+    #[arg(long, hide = true, value_name = "LIST")]
+    pub(crate) gpus: Option<String>,
+    #[arg(long, hide = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    #[arg(long, hide = true, value_name = "USER")]
+    pub(crate) git_user: Option<String>,
+    #[arg(long, hide = true, value_name = "PASSWORD")]
+    pub(crate) git_pass: Option<String>,
+    #[arg(short = 'O', hide = true, action = clap::ArgAction::Count)]
+    pub(crate) optimize: u8,
+}
+
+/// What an image does when it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum EntryPoint {
+    /// Runs the recorded task itself.
+    ReuseTask,
+    /// Clones the recorded task and runs the clone.
+    CloneTask,
+}
+
+/// Joins the words after `--docker` into one value, as the original takes them: `--docker image`, `--docker image
+/// "--ipc=host -e A=1"`, `--docker "image --ipc=host"` or nothing. A word with a space in it is never an option.
+pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
+    let verb = arguments.iter().skip(1).find(|it| !it.to_string_lossy().starts_with('-'));
+    if !verb.is_some_and(|it| it == "build" || it == "lock") {
+        return arguments;
+    }
+    let mut gathered = Vec::with_capacity(arguments.len());
+    let mut rest = arguments.into_iter().peekable();
+    while let Some(argument) = rest.next() {
+        if argument != "--docker" {
+            gathered.push(argument);
+            continue;
+        }
+        let mut words = Vec::new();
+        while let Some(word) = rest.next_if(|it| is_value(it)) {
+            words.push(word);
+        }
+        let mut option = argument;
+        if !words.is_empty() {
+            option.push("=");
+            option.push(words.join(OsStr::new(" ")));
+        }
+        gathered.push(option);
+    }
+    gathered
+}
+
+fn is_value(word: &OsStr) -> bool {
+    let text = word.to_string_lossy();
+    !text.starts_with('-') || text.contains(' ')
+}

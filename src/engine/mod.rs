@@ -1,0 +1,146 @@
+//! Container engines: places to deliver images to, to take bases from and to run on. Never needed to build.
+//!
+//! [`Docker`] speaks the Engine API of whatever [`Endpoint`] says (socket, TCP, TLS; `DOCKER_HOST` and contexts as the
+//! `docker` program reads them). Requests carry no API version, so that a daemon answers in its own newest one.
+//! [`Podman`] is its program, plus the same API for containers on a service started for the purpose.
+//! Secrets (environment values) go through the API, never through another program's arguments.
+//! This module does not know our images; it moves archives and asks questions.
+
+pub mod container;
+pub mod docker;
+pub mod endpoint;
+pub mod podman;
+
+pub use container::{Bind, ContainerSpec, ContainerState, DeviceRequest, LogChunk};
+pub use docker::{Docker, EngineImage};
+pub use endpoint::Endpoint;
+pub use podman::Podman;
+
+use crate::error::{Explain, Kind};
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nobody answers at its address.
+    #[error("no container engine answers at `{endpoint}`")]
+    Unreachable {
+        /// Its address.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It answered with a refusal.
+    #[error("the engine at `{endpoint}` refused to {action}: {message}")]
+    Refused {
+        /// Its address.
+        endpoint: String,
+        /// What was asked of it.
+        action: String,
+        /// HTTP status, 0 where it said so in the middle of an answer.
+        status: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// What was sent to it could not be read on our side.
+    #[error("cannot {action}")]
+    Transfer {
+        /// What was being done.
+        action: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its answer makes no sense.
+    #[error("the engine at `{endpoint}` answered `{what}` with something unexpected: {detail}")]
+    Answer {
+        /// Its address.
+        endpoint: String,
+        /// The question.
+        what: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// An address of an engine that we cannot use.
+    #[error("`{endpoint}` is not the address of a container engine: {reason}")]
+    Endpoint {
+        /// The address.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A Docker context that cannot be read.
+    #[error("cannot read the docker context `{name}`: {reason}")]
+    Context {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A program of the engine could not be run.
+    #[error(transparent)]
+    Program(#[from] crate::process::RunError),
+    /// A program of the engine failed.
+    #[error("`{command}` failed: {message}")]
+    Failed {
+        /// Program and verb.
+        command: String,
+        /// What it printed.
+        message: String,
+    },
+}
+
+impl Explain for EngineError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable { source, .. } => {
+                if denied(source.as_ref()) {
+                    Kind::Denied
+                } else {
+                    Kind::Unreachable
+                }
+            }
+            Self::Refused { status: 401 | 403, .. } => Kind::Denied,
+            Self::Refused { status: 404, .. } => Kind::NotFound,
+            Self::Refused { status: 409, .. } => Kind::Conflict,
+            Self::Refused { message, .. } if message.contains("no space left on device") => Kind::Space,
+            Self::Refused { .. } | Self::Answer { .. } | Self::Failed { .. } => Kind::System,
+            Self::Transfer { source, .. } => Kind::of_io(source),
+            Self::Endpoint { .. } | Self::Context { .. } => Kind::Config,
+            Self::Program(error) => error.kind(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Unreachable { source, .. } if denied(source.as_ref()) => {
+                vec!["Add your user to the `docker` group, or point DOCKER_HOST at an engine you may use.".to_owned()]
+            }
+            Self::Unreachable { .. } => vec![
+                "Start the engine, or name another with DOCKER_HOST or a docker context.".to_owned(),
+                "No engine is needed to build: `--push`, `oci:DIR` and `oci-archive:FILE` work without one.".to_owned(),
+            ],
+            Self::Endpoint { endpoint, .. } if endpoint.starts_with("ssh://") => {
+                vec!["Forward its socket: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`.".to_owned()]
+            }
+            Self::Program(crate::process::RunError::Start { program, source })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                vec![format!("Install `{program}`, or choose another destination.")]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|it| it.kind() == std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

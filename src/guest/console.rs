@@ -1,0 +1,281 @@
+//! What the program prints: passed on as it comes, and kept line by line for the server.
+//!
+//! A thread of its own reads both pipes, because writing to our own output may block for as long as nobody reads it,
+//! and signals and the server must not wait for that.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use fs_err as fs;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::clearml::events::{Level, Line};
+use crate::spool::Spool;
+
+/// How long a line without an end waits for it.
+const UNFINISHED: Duration = Duration::from_secs(5);
+/// A line without an end is cut here.
+const LONGEST: usize = 64 * 1024;
+/// How often a quiet console looks whether it is finished.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Where lines are kept.
+#[derive(Debug)]
+pub(super) enum Keep {
+    /// On their way to a server.
+    Spool(Arc<Mutex<Spool>>),
+    /// In a file (offline).
+    File(Mutex<fs::File>),
+    /// Nowhere: no directory is writable.
+    Nowhere,
+}
+
+/// Keeps lines in the order of their times, which are all different: the server sorts by them.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    keep: Keep,
+    last: AtomicI64,
+    failed: AtomicBool,
+}
+
+impl Recorder {
+    pub(super) fn new(keep: Keep) -> Arc<Self> {
+        Arc::new(Self { keep, last: AtomicI64::new(0), failed: AtomicBool::new(false) })
+    }
+
+    /// A recorder into a file of a directory.
+    pub(super) fn to_file(path: &PathBuf) -> io::Result<Arc<Self>> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self::new(Keep::File(Mutex::new(file))))
+    }
+
+    /// Keeps a line; a full disk is told once, and the program goes on.
+    pub(super) fn record(&self, level: Level, text: &str) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_millis() as i64);
+        let next = |last: i64| Some(now.max(last + 1));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now);
+        let line = Line { timestamp: now.max(last + 1), level, msg: format!("{text}\n") };
+        let kept = match &self.keep {
+            Keep::Spool(spool) => spool.lock().unwrap_or_else(PoisonError::into_inner).append(&line),
+            Keep::File(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.msg.as_bytes()),
+            Keep::Nowhere => Ok(()),
+        };
+        if let Err(error) = kept
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
+            super::tell(&format!("agent: warning: console lines are not kept: {error}\n"));
+        }
+    }
+
+    /// Says something of our own: on standard error and in the record.
+    pub(super) fn note(&self, level: Level, text: &str) {
+        let word = match level {
+            Level::Debug | Level::Info => "",
+            Level::Warning => "warning: ",
+            Level::Error => "error: ",
+        };
+        super::tell(&format!("agent: {word}{text}\n"));
+        self.record(level, text);
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(super) struct Console {
+    finish: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Console {
+    /// Starts to read both pipes.
+    pub(super) fn start(pipes: (OwnedFd, OwnedFd), recorder: &Arc<Recorder>) -> Self {
+        let finish = Arc::new(AtomicBool::new(false));
+        let (stop, recorder) = (Arc::clone(&finish), Arc::clone(recorder));
+        let thread = std::thread::spawn(move || {
+            let output = Stream::new(pipes.0, Target::Output);
+            let errors = Stream::new(pipes.1, Target::Errors);
+            pump([output, errors], &recorder, &stop);
+        });
+        Self { finish, thread }
+    }
+
+    /// Reads what is left after the program's end, and no longer than `limit`: whoever inherited the pipes may keep
+    /// them open.
+    pub(super) async fn finish(self, limit: Duration) {
+        self.finish.store(true, Ordering::Relaxed);
+        let late = Instant::now() + limit;
+        while !self.thread.is_finished() && Instant::now() < late {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Output,
+    Errors,
+    #[cfg(test)]
+    Nowhere,
+}
+
+struct Stream {
+    file: Option<std::fs::File>,
+    target: Target,
+    unfinished: Vec<u8>,
+    since: Instant,
+}
+
+impl Stream {
+    fn new(pipe: OwnedFd, target: Target) -> Self {
+        Self { file: Some(pipe.into()), target, unfinished: Vec::new(), since: Instant::now() }
+    }
+
+    /// Takes what there is: passes it on and records what is whole.
+    fn take(&mut self, buffer: &mut [u8], recorder: &Recorder) {
+        let Some(file) = &mut self.file else { return };
+        let size = match file.read(buffer) {
+            Ok(0) => 0,
+            Ok(size) => size,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+            Err(_) => 0,
+        };
+        if size == 0 {
+            self.file = None;
+            self.flush(recorder);
+            return;
+        }
+        self.pass_on(&buffer[..size]);
+        let mut rest = &buffer[..size];
+        while let Some(end) = rest.iter().position(|it| *it == b'\n') {
+            self.unfinished.extend_from_slice(&rest[..end]);
+            recorder.record(Level::Debug, &clean(&self.unfinished));
+            self.unfinished.clear();
+            rest = &rest[end + 1..];
+        }
+        if !rest.is_empty() {
+            if self.unfinished.is_empty() {
+                self.since = Instant::now();
+            }
+            self.unfinished.extend_from_slice(rest);
+        }
+        if self.unfinished.len() > LONGEST {
+            // Cut between two characters.
+            let end = (LONGEST - 3..=LONGEST).rev().find(|it| self.unfinished[*it] & 0xc0 != 0x80).unwrap_or(LONGEST);
+            let rest = self.unfinished.split_off(end);
+            recorder.record(Level::Debug, &clean(&self.unfinished));
+            self.unfinished = rest;
+        }
+    }
+
+    fn pass_on(&self, bytes: &[u8]) {
+        // A reader that is gone must not stop the program.
+        let _ = match self.target {
+            Target::Output => {
+                let mut output = io::stdout().lock();
+                output.write_all(bytes).and_then(|()| output.flush())
+            }
+            Target::Errors => io::stderr().lock().write_all(bytes),
+            #[cfg(test)]
+            Target::Nowhere => Ok(()),
+        };
+    }
+
+    /// Records a line that has no end yet.
+    fn flush(&mut self, recorder: &Recorder) {
+        if !self.unfinished.is_empty() {
+            recorder.record(Level::Debug, &clean(&self.unfinished));
+            self.unfinished.clear();
+        }
+    }
+}
+
+fn pump(mut streams: [Stream; 2], recorder: &Recorder, finish: &AtomicBool) {
+    let mut buffer = vec![0; 16 * 1024];
+    while streams.iter().any(|it| it.file.is_some()) {
+        let ready = readable(&streams);
+        let quiet = !ready.contains(&true);
+        for (stream, _) in streams.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+            stream.take(&mut buffer, recorder);
+        }
+        for stream in &mut streams {
+            if stream.since.elapsed() > UNFINISHED {
+                stream.flush(recorder);
+            }
+        }
+        if quiet && finish.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    for stream in &mut streams {
+        stream.flush(recorder);
+    }
+}
+
+/// Which streams have something, or have ended; waits a moment for one.
+fn readable(streams: &[Stream; 2]) -> [bool; 2] {
+    let open: Vec<(usize, BorrowedFd<'_>)> =
+        streams.iter().enumerate().filter_map(|(index, it)| Some((index, it.file.as_ref()?.as_fd()))).collect();
+    let mut polled: Vec<PollFd<'_>> = open.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
+    let mut ready = [false; 2];
+    if poll(&mut polled, Some(&TICK)).is_ok() {
+        for ((index, _), fd) in open.iter().zip(&polled) {
+            ready[*index] = !fd.revents().is_empty();
+        }
+    }
+    ready
+}
+
+/// A line as the server gets it: of a progress bar, which goes back to the line's start, only the last state.
+fn clean(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end_matches('\r');
+    text.rsplit('\r').next().unwrap_or_default().replace('\u{8}', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Owner;
+
+    #[test]
+    fn of_a_progress_bar_the_last_state_is_kept() {
+        assert_eq!(clean(b" 10%\r 50%\r100%"), "100%");
+        assert_eq!(clean(b" 10%\r 50%\r"), " 50%");
+        assert_eq!(clean(b"dos\r"), "dos");
+        assert_eq!(clean(b"spin/\x08-\x08"), "spin/-");
+        assert_eq!(clean(&[0xff, b'a']), "\u{fffd}a");
+    }
+
+    #[test]
+    fn lines_are_recorded_whole_and_in_the_order_of_their_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Owner { task: "t".to_owned(), worker: "w".to_owned() };
+        let spool = Arc::new(Mutex::new(Spool::open(dir.path(), owner, 1 << 24).unwrap()));
+        let recorder = Recorder::new(Keep::Spool(Arc::clone(&spool)));
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut stream = Stream::new(reader, Target::Nowhere);
+        let mut writer = std::fs::File::from(writer);
+        // "ä" split between two reads; a line far too long; a line without an end.
+        let long = "é".repeat(LONGEST);
+        for bytes in [b"one\nt\xc3".as_slice(), b"\xa4w\n", long.as_bytes(), b"\nlast"] {
+            for piece in bytes.chunks(8192) {
+                writer.write_all(piece).unwrap();
+                stream.take(&mut [0; 8192], &recorder);
+            }
+        }
+        drop(writer);
+        stream.take(&mut [0; 64], &recorder);
+        let batch = spool.lock().unwrap().next(usize::MAX).unwrap().unwrap();
+        let lengths: Vec<usize> = batch.lines.iter().map(|it| it.msg.chars().count()).collect();
+        assert_eq!(lengths[..2], [4, 4]);
+        assert_eq!(batch.lines[1].msg, "täw\n");
+        assert_eq!(batch.lines.last().unwrap().msg, "last\n");
+        assert!(batch.lines.iter().all(|it| !it.msg.contains('\u{fffd}')));
+        assert!(batch.lines.windows(2).all(|it| it[0].timestamp < it[1].timestamp));
+    }
+}

@@ -1,0 +1,119 @@
+//! A run without a server: the SDK is answered on loopback from the task record, and what it writes is kept.
+//!
+//! ```text
+//! <journal>
+//! ├── task.json        the task as the program left it
+//! ├── calls.jsonl      every call that writes, in order: {"endpoint", "body"}
+//! ├── events.jsonl     every event: scalars, plots, console lines of the SDK
+//! ├── console.log      what the program printed
+//! └── files/…          uploaded artifacts and models, by their path
+//! ```
+//!
+//! The answers are a server's, as far as one task alone in the world needs them; what is asked of other tasks, queues
+//! or models finds nothing.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fs_err as fs;
+use serde_json::Value;
+
+use super::child::Program;
+use super::console::{Console, Keep, Recorder};
+use super::settings::Settings;
+use super::supervise::{Ended, Signals, supervise};
+use super::{GuestError, environment, parameters};
+use crate::clearml::events::Level;
+use crate::digest::Digest;
+
+mod answers;
+mod journal;
+mod serve;
+
+use answers::Answers;
+use journal::Journal;
+
+/// How long a program's pipes may stay open after its end.
+const LEFT_OPEN: Duration = Duration::from_secs(1);
+
+/// Runs the task to its end.
+pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
+    let mut task = settings.record.clone();
+    if !task.is_object() {
+        task = serde_json::json!({});
+    }
+    let id = settings.task.clone().unwrap_or_else(|| made_up_id(&settings.record));
+    parameters::apply(&mut task, &settings.set);
+    let journal = open_journal(settings, &id);
+    let recorder = recorder(journal.as_deref());
+    tell_what_is_missing(settings, &recorder);
+    let answers = Answers::new(id.clone(), &settings.launch.name, task);
+    let place = Rc::new(serve::Place {
+        answers: Mutex::new(answers),
+        journal: Journal::new(journal.clone()),
+        files: journal.as_ref().map(|it| it.join("files")),
+    });
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let ports = serve::listen(&place).await.map_err(GuestError::Loopback)?;
+            let mut variables = environment::task(settings, &id);
+            environment::offline(&mut variables, &ports.api, &ports.files);
+            let mut signals = Signals::listen()?;
+            let mut child = Program {
+                words: settings.launch.program.clone(),
+                directory: Some(settings.launch.directory.clone()),
+                environment: variables,
+                captured: true,
+            }
+            .start()?;
+            let console = child.pipes.take().map(|it| Console::start(it, &recorder));
+            let (_sender, mut stop) = tokio::sync::mpsc::channel(1);
+            let ended = supervise(&child, &mut signals, &mut stop).await;
+            if let Some(console) = console {
+                console.finish(LEFT_OPEN).await;
+            }
+            place.keep_task();
+            if let Some(journal) = &journal {
+                super::tell(&format!("agent: ran without a server; what the SDK wrote is in {}\n", journal.display()));
+            }
+            Ok(ended)
+        })
+        .await
+}
+
+/// A task without an id of a server gets the same one each time.
+fn made_up_id(record: &Value) -> String {
+    Digest::of(record.to_string()).hex()[..32].to_owned()
+}
+
+fn open_journal(settings: &Settings, id: &str) -> Option<PathBuf> {
+    let found = settings.journals.iter().find(|it| {
+        fs::create_dir_all(it.join("files")).is_ok()
+            && fs::write(it.join("task.json"), format!("{{\"id\":\"{id}\"}}\n")).is_ok()
+    });
+    if found.is_none() {
+        super::tell("agent: warning: no directory is writable: what the SDK writes is not kept (see --journal)\n");
+    }
+    found.cloned()
+}
+
+fn recorder(journal: Option<&Path>) -> Arc<Recorder> {
+    let file = journal.and_then(|it| Recorder::to_file(&it.join("console.log")).ok());
+    file.unwrap_or_else(|| Recorder::new(Keep::Nowhere))
+}
+
+fn tell_what_is_missing(settings: &Settings, recorder: &Recorder) {
+    let secrets = settings.missing_secrets();
+    if !secrets.is_empty() {
+        let text = format!("these secrets of the task were not given (-e NAME=VALUE): {}", secrets.join(", "));
+        recorder.note(Level::Warning, &text);
+    }
+    let secret = settings.missing_parameters();
+    if !secret.is_empty() {
+        let text = format!("these secret parameters were not given (--set NAME=VALUE): {}", secret.join(", "));
+        recorder.note(Level::Warning, &text);
+    }
+}

@@ -1,0 +1,145 @@
+//! What goes on beside a running program: is it to stop, is it alive, what is the machine doing.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+
+use super::super::console::Recorder;
+use crate::clearml::events::Level;
+use crate::clearml::{ApiError, Client, tasks};
+use crate::machine::Machine;
+
+/// How often the server is asked whether the task is to stop.
+const POLL: Duration = Duration::from_secs(5);
+/// How often the server hears that the task is alive.
+const PING: Duration = Duration::from_secs(60);
+/// How often statistics are sent; the first come sooner.
+const STATISTICS: Duration = Duration::from_secs(30);
+const FIRST_STATISTICS: Duration = Duration::from_secs(3);
+/// The longest time the SDK may take for its own clean-up before a stop.
+const CALLBACK: u64 = 1800;
+/// How many times in a row a task may be found reset before its program is ended, as in the original.
+const RESETS: u32 = 5;
+
+/// Which task, told by whom.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) client: Client,
+    pub(super) task: String,
+    pub(super) worker: String,
+    pub(super) tags: String,
+}
+
+/// Why the program is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Somebody asked for it: the task becomes `stopped`.
+    Stop,
+    /// The task is somebody else's now, with this status, which stands.
+    Leave(String),
+}
+
+/// Waits until the program is to end, says why, and wishes it.
+pub(super) async fn until_stop(
+    subject: Subject,
+    recorder: Arc<Recorder>,
+    verdict: Arc<OnceLock<Verdict>>,
+    wish: Sender<()>,
+) {
+    let mut resets = 0;
+    let found = loop {
+        tokio::time::sleep(POLL).await;
+        // A server that is away asks for nothing.
+        let Ok(state) = tasks::status(&subject.client, &subject.task).await else { continue };
+        let Some(state) = state else { break Verdict::Leave("deleted".to_owned()) };
+        if state.asks_to_stop() {
+            recorder.record(Level::Info, "The server asks the task to stop");
+            wait_for_callback(&subject).await;
+            break Verdict::Stop;
+        }
+        match state.status.as_str() {
+            "closed" | "stopped" | "published" | "publishing" | "queued" | "failed" => {
+                break Verdict::Leave(state.status);
+            }
+            "created" => {
+                resets += 1;
+                if resets >= RESETS {
+                    break Verdict::Leave(state.status);
+                }
+                recorder.note(Level::Warning, "the task was reset while it runs");
+            }
+            _ => resets = 0,
+        }
+    };
+    let _ = verdict.set(found);
+    let _ = wish.send(()).await;
+}
+
+/// Where the task has something of its own to do before it stops, waits until that is done.
+async fn wait_for_callback(subject: &Subject) {
+    let began = Instant::now();
+    loop {
+        let Ok(runtime) = subject.runtime().await else { return };
+        let number = |name: &str| {
+            let value = runtime.get(name)?;
+            value.as_u64().or_else(|| value.as_str()?.parse::<f64>().ok().map(|it| it as u64))
+        };
+        let Some(limit) = number("_abort_callback_timeout") else { return };
+        let frequency = number("_abort_poll_freq").unwrap_or(0);
+        let done = runtime.get("_abort_callback_completed").is_some_and(|it| !it.is_null() && it != "" && it != "0");
+        if done || began.elapsed() > Duration::from_secs((limit + frequency).min(CALLBACK)) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Pings and statistics, for ever.
+pub(super) async fn keep_alive(subject: Subject) {
+    let machine = Machine::new(std::env::var_os("HOME").unwrap_or_else(|| "/".into()));
+    let _ = subject.report(Value::Null).await;
+    let mut before = machine.sample();
+    let (mut ping, mut statistics) = (Instant::now(), Instant::now() + FIRST_STATISTICS);
+    loop {
+        if Instant::now() >= ping {
+            let _ = tasks::ping(&subject.client, &subject.task).await;
+            ping = Instant::now() + PING;
+        }
+        if Instant::now() >= statistics {
+            let now = machine.sample();
+            let _ = subject.report(machine.report(&before, &now)).await;
+            before = now;
+            statistics = Instant::now() + STATISTICS;
+        }
+        tokio::time::sleep_until(ping.min(statistics)).await;
+    }
+}
+
+impl Subject {
+    async fn report(&self, statistics: Value) -> Result<Value, ApiError> {
+        // Whole seconds, as the original sends them.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_secs());
+        let tags: Vec<&str> = self.tags.split_whitespace().collect();
+        let body = json!({
+            "worker": self.worker, "task": self.task, "timestamp": now * 1000, "tags": tags, "is_daemon": false,
+            "queues": [], "machine_stats": statistics,
+        });
+        self.client.call("workers.status_report", &body).await
+    }
+
+    /// Tells the server that this worker is gone.
+    pub(super) async fn unregister(&self) -> Result<Value, ApiError> {
+        self.client.call("workers.unregister", &json!({ "worker": self.worker, "queues": [] })).await
+    }
+
+    async fn runtime(&self) -> Result<Value, ApiError> {
+        let fields = ["_abort_callback_timeout", "_abort_poll_freq", "_abort_callback_completed"];
+        let fields: Vec<String> = fields.iter().map(|it| format!("runtime.{it}")).collect();
+        let query = json!({ "id": [self.task], "search_hidden": true, "only_fields": fields });
+        let data = self.client.call("tasks.get_all", &query).await?;
+        Ok(data.pointer("/tasks/0/runtime").cloned().unwrap_or_default())
+    }
+}

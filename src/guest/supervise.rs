@@ -1,0 +1,151 @@
+//! A program from its start to its end: signals are forwarded, orphans reaped, a wish to stop is obeyed.
+
+use std::future::pending;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+use super::GuestError;
+use super::child::{Child, End, Program};
+use super::environment;
+use super::settings::Settings;
+
+/// How long a program that was asked to end is given. Docker kills us after ten seconds: what is left is for the last
+/// lines and the status.
+const GRACE: Duration = Duration::from_secs(6);
+
+/// Signals that are passed on and mean nothing to us.
+const PASSED_ON: &[Signal] = &[Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT, Signal::TSTP, Signal::ALARM];
+
+/// What ended a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It ended by itself.
+    Itself,
+    /// Somebody asked us to end, at this moment.
+    Asked(Instant),
+    /// The server wishes it.
+    Server,
+}
+
+/// A program's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) end: End,
+    pub(super) cause: Cause,
+    /// The exit code.
+    pub(super) code: u8,
+}
+
+/// Every signal we hear. Made before the program starts, so that none is missed.
+pub(super) struct Signals {
+    child: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    others: tokio::sync::mpsc::UnboundedReceiver<Signal>,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, GuestError> {
+        let (sender, others) = tokio::sync::mpsc::unbounded_channel();
+        let listen = |kind| signal(kind).map_err(GuestError::Runtime);
+        for kind in PASSED_ON {
+            let mut stream = listen(SignalKind::from_raw(kind.as_raw()))?;
+            let sender = sender.clone();
+            tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(*kind).is_ok() {} });
+        }
+        Ok(Self {
+            child: listen(SignalKind::child())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
+            others,
+        })
+    }
+}
+
+impl Signals {
+    /// Comes when somebody asks us to end while no program runs.
+    pub(super) async fn asked_to_end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Waits for a program's end. Each message of `stop` is a wish of the server to end it.
+pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut Receiver<()>) -> Ended {
+    let mut cause = Cause::Itself;
+    let mut kill_at: Option<Instant> = None;
+    let mut wishes = true;
+    loop {
+        // Before waiting as well as after: it may have ended before we listened.
+        if let Some(end) = child.reap() {
+            // What it left behind in its group would keep the pipes open, or run on for nobody.
+            child.signal(Signal::KILL);
+            if cause == Cause::Itself && end == End::Signal(Signal::INT.as_raw()) {
+                // Ctrl-C on a terminal goes to the program's group alone.
+                cause = Cause::Asked(Instant::now());
+            }
+            return Ended { end, cause, code: end.code() };
+        }
+        let late = async {
+            match kill_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = signals.child.recv() => {}
+            _ = signals.terminate.recv() => {
+                // The second time means it.
+                let again = matches!(cause, Cause::Asked(_)) && kill_at.is_some();
+                child.signal(if again { Signal::KILL } else { Signal::TERM });
+                kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                cause = asked(cause);
+            }
+            _ = signals.interrupt.recv() => { child.signal(Signal::INT); cause = asked(cause); }
+            _ = signals.quit.recv() => { child.signal(Signal::QUIT); cause = asked(cause); }
+            _ = signals.hangup.recv() => { child.signal(Signal::HUP); cause = asked(cause); }
+            Some(other) = signals.others.recv() => child.signal(other),
+            wish = stop.recv(), if wishes => match wish {
+                Some(()) => {
+                    child.signal(Signal::TERM);
+                    kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                    if cause == Cause::Itself {
+                        cause = Cause::Server;
+                    }
+                }
+                None => wishes = false,
+            },
+            () = late => {
+                child.signal(Signal::KILL);
+                kill_at = None;
+            }
+        }
+    }
+}
+
+fn asked(cause: Cause) -> Cause {
+    match cause {
+        Cause::Asked(_) => cause,
+        _ => Cause::Asked(Instant::now()),
+    }
+}
+
+/// Runs a command in the environment, its input and output untouched.
+pub(super) async fn command(settings: &Settings, words: &[String]) -> Result<Ended, GuestError> {
+    let program =
+        Program { words: words.to_vec(), directory: None, environment: environment::common(settings), captured: false };
+    let mut signals = Signals::listen()?;
+    let child = program.start()?;
+    let (_sender, mut stop) = tokio::sync::mpsc::channel(1);
+    Ok(supervise(&child, &mut signals, &mut stop).await)
+}

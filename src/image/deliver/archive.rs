@@ -1,0 +1,193 @@
+//! Image archives: a tar of an OCI layout, with Docker's `manifest.json` beside it or without.
+//!
+//! The same image is the same archive, byte for byte. One with both indexes is what every Docker (classic store,
+//! containerd store) and Podman loads; in a thin one the blobs of layers that the engine has are left out.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{DeliverError, Delivered, Destination, distinct_layers, ensure_all};
+use crate::base::Around;
+use crate::digest::Digest;
+use crate::image::Image;
+use crate::oci::json::canonical;
+use crate::oci::layer::EPOCH;
+use crate::oci::{Descriptor, Reference, media, tar};
+use crate::store::Store;
+
+/// The document that makes a directory an OCI layout.
+pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// What goes into an archive.
+pub(super) struct Contents {
+    /// Documents by path.
+    documents: BTreeMap<String, Vec<u8>>,
+    /// Layer blobs, which the store has.
+    blobs: Vec<Descriptor>,
+}
+
+/// How an image is named in an archive.
+pub(super) enum Naming<'a> {
+    /// A tag in an OCI layout.
+    Tag(&'a str),
+    /// A name in an engine.
+    Name(&'a Reference),
+}
+
+impl Contents {
+    /// The image with these of its layers' blobs.
+    pub(super) fn new(image: &Image, naming: &Naming<'_>, blobs: Vec<Descriptor>) -> Self {
+        let mut documents = BTreeMap::from([("oci-layout".to_owned(), OCI_LAYOUT.to_vec())]);
+        for document in [&image.manifest, &image.config] {
+            documents.insert(blob_path(&document.digest()), document.bytes.clone());
+        }
+        let mut annotations = BTreeMap::new();
+        match naming {
+            Naming::Tag(tag) => {
+                annotations.insert("org.opencontainers.image.ref.name", (*tag).to_owned());
+            }
+            Naming::Name(name) => {
+                annotations.insert("org.opencontainers.image.ref.name", name.tag.clone().unwrap_or_default());
+                annotations.insert("io.containerd.image.name", name.to_string());
+                let manifest = json!([{
+                    "Config": blob_path(&image.config.digest()),
+                    "RepoTags": [name.familiar()],
+                    "Layers": image.layers.iter().map(|it| blob_path(&it.descriptor.digest)).collect::<Vec<_>>(),
+                }]);
+                documents.insert("manifest.json".to_owned(), canonical(&manifest));
+            }
+        }
+        documents.insert("index.json".to_owned(), canonical(&index(&[entry(image, &annotations)])));
+        Self { documents, blobs }
+    }
+
+    /// Bytes of the layers' blobs.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blobs.iter().map(|it| it.size).sum()
+    }
+
+    /// Layers' blobs.
+    pub(super) const fn layers(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// Writes the archive: entries sorted by path.
+    pub(super) fn write(&self, store: &Store, writer: impl Write) -> io::Result<()> {
+        let mut builder = tar::Builder::new(writer);
+        for directory in ["blobs/", "blobs/sha256/"] {
+            let mut header = header(directory, tar::EntryType::Directory, 0o755, 0)?;
+            header.set_cksum();
+            builder.append(&header, io::empty())?;
+        }
+        let blobs: BTreeMap<String, &Descriptor> = self.blobs.iter().map(|it| (blob_path(&it.digest), it)).collect();
+        let mut paths: Vec<&String> = self.documents.keys().chain(blobs.keys()).collect();
+        paths.sort();
+        paths.dedup();
+        for path in paths {
+            match (self.documents.get(path), blobs.get(path)) {
+                (Some(bytes), _) => {
+                    let header = header(path, tar::EntryType::Regular, 0o644, bytes.len() as u64)?;
+                    builder.append(&header, bytes.as_slice())?;
+                }
+                (None, Some(blob)) => {
+                    let file = store.open_blob(&blob.digest).map_err(io::Error::other)?;
+                    let header = header(path, tar::EntryType::Regular, 0o644, blob.size)?;
+                    builder.append(&header, file)?;
+                }
+                (None, None) => {}
+            }
+        }
+        builder.into_inner()?.flush()
+    }
+}
+
+fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> io::Result<tar::Header> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(path)?;
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(u64::try_from(EPOCH).unwrap_or_default());
+    header.set_cksum();
+    Ok(header)
+}
+
+/// Where a blob lies in a layout.
+pub(super) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// An image index of these entries.
+pub(super) fn index(entries: &[Value]) -> Value {
+    json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": entries})
+}
+
+/// The image's entry in an index.
+pub(super) fn entry(image: &Image, annotations: &BTreeMap<&str, String>) -> Value {
+    let manifest = &image.manifest.descriptor;
+    json!({
+        "mediaType": manifest.media_type,
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "platform": image.platform,
+        "annotations": annotations,
+    })
+}
+
+/// Writes a tar of an OCI layout that holds the image alone.
+///
+/// # Errors
+/// [`DeliverError`]; the old file stays as it was.
+pub async fn oci_archive(around: &Around, image: &Image, file: &Path, tag: &str) -> Result<Delivered, DeliverError> {
+    let to = Destination::OciArchive { file: file.to_owned(), tag: tag.to_owned() };
+    whole(around, image, file, (&Naming::Tag(tag), &to)).await
+}
+
+/// Writes what `docker load`, `podman load` and `docker-archive:` read.
+///
+/// # Errors
+/// [`DeliverError`]; the old file stays as it was.
+pub async fn docker_archive(
+    around: &Around,
+    image: &Image,
+    file: &Path,
+    name: &Reference,
+) -> Result<Delivered, DeliverError> {
+    let to = Destination::DockerArchive { file: file.to_owned(), name: name.clone() };
+    whole(around, image, file, (&Naming::Name(name), &to)).await
+}
+
+async fn whole(
+    around: &Around,
+    image: &Image,
+    file: &Path,
+    (naming, to): (&Naming<'_>, &Destination),
+) -> Result<Delivered, DeliverError> {
+    let blobs = distinct_layers(image);
+    ensure_all(around, image, &blobs).await?;
+    let contents = Contents::new(image, naming, blobs);
+    let (bytes, layers) = (contents.bytes(), contents.layers());
+    let (store, path) = (around.store.clone(), file.to_owned());
+    let written = tokio::task::spawn_blocking(move || write_file(&store, &contents, &path)).await;
+    let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+    written.map_err(|source| DeliverError::Write { path: file.to_owned(), source })?;
+    Ok(Delivered::moved(to, bytes, layers))
+}
+
+fn write_file(store: &Store, contents: &Contents, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = crate::fs::parent_of(path);
+    let aside = tempfile::Builder::new().prefix(".agent-").tempfile_in(parent)?;
+    let mut writer = BufWriter::with_capacity(256 << 10, aside);
+    contents.write(store, &mut writer)?;
+    let aside = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    aside.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    aside.as_file().sync_all()?;
+    aside.persist(path).map_err(|it| it.error)?;
+    Ok(())
+}

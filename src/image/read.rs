@@ -1,0 +1,210 @@
+//! An image read back from wherever it is: its configuration, its layers, and what its entrypoint layer says of it.
+//!
+//! From a registry, a layout or an archive only the layer with our files is fetched; from a Docker engine the files are
+//! copied out of a container that is made for it and never started.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use serde_json::Value;
+
+use crate::base::{Around, BaseError, Request, fetch_layer, find};
+use crate::digest::Digest;
+use crate::engine::{ContainerSpec, Docker, EngineError};
+use crate::error::{Explain, Kind};
+use crate::launch;
+use crate::oci::{Descriptor, Platform, tar};
+use crate::store::StoreError;
+
+/// Our files that are read, below [`launch::ROOT`].
+const FILES: [&str; 4] = [launch::LOCK, launch::LAUNCH, launch::TASK, launch::BINARY];
+/// Larger ones of ours are damaged or no longer ours.
+const LARGEST: u64 = 256 << 20;
+
+/// An image, as it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Where, for people.
+    pub origin: String,
+    /// Manifest digest, where the place keeps manifests.
+    pub manifest: Option<Digest>,
+    /// Configuration digest; in a containerd store the engine tells the manifest's only.
+    pub config_digest: Digest,
+    /// Configuration; from an engine only what it tells of it.
+    pub config: Value,
+    /// Platform.
+    pub platform: Platform,
+    /// Layers, bottom first: diff_id, and the blob where the place keeps blobs.
+    pub layers: Vec<(Digest, Option<Descriptor>)>,
+    /// Our files by absolute path: lock, launch document, task record, in-image binary, texts.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Found {
+    /// The lock the image was built from.
+    #[must_use]
+    pub fn lock(&self) -> Option<&[u8]> {
+        self.files.get(launch::LOCK).map(Vec::as_slice)
+    }
+}
+
+/// Why an image cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be found.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layer or a copied file is damaged.
+    #[error("`{origin}` has a layer that cannot be read")]
+    Damaged {
+        /// The image.
+        origin: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not an image of ours.
+    #[error("`{origin}` was not built by this program: it has no lock")]
+    NotOurs {
+        /// The image.
+        origin: String,
+    },
+}
+
+impl Explain for ReadError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Base(error) => error.kind(),
+            Self::Engine(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Damaged { .. } | Self::NotOurs { .. } => Kind::Input,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Base(error) => error.hints(),
+            Self::Engine(error) => error.hints(),
+            Self::Store(error) => error.hints(),
+            Self::NotOurs { .. } => vec!["Name an image that `agent build` made.".to_owned()],
+            Self::Damaged { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Reads an image of ours. A plain name is looked for in the local engine first, since that is where builds go, then in
+/// its registry.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::NotOurs`] for an image without a lock.
+pub async fn read(around: &Around, request: &Request, platform: &Platform) -> Result<Found, ReadError> {
+    let name = match request {
+        Request::Image(reference) => Some(reference.familiar()),
+        Request::Docker(name) => Some(name.clone()),
+        _ => None,
+    };
+    if let (Some(name), Some(docker)) = (name, &around.docker) {
+        match from_engine(docker, &name, platform).await {
+            Ok(Some(found)) => return Ok(found),
+            // Without an engine the registry is still there.
+            Ok(None) | Err(ReadError::Engine(EngineError::Unreachable { .. }))
+                if matches!(request, Request::Image(_)) => {}
+            Ok(None) => {
+                return Err(BaseError::NotInEngine { endpoint: docker.endpoint().to_owned(), name }.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let base = find(around, request, platform).await?;
+    let origin = request.to_string();
+    let mut files = BTreeMap::new();
+    for layer in base.pin.layers.iter().rev() {
+        fetch_layer(around, base.pin.source.as_ref(), &layer.blob).await?;
+        let (store, digest) = (around.store.clone(), layer.blob.digest);
+        let work = tokio::task::spawn_blocking(move || {
+            let blob = store.open_blob(&digest).map_err(std::io::Error::other)?;
+            let mut files = BTreeMap::new();
+            take_files(tar::uncompressed(blob)?, "", &mut files)?;
+            Ok(files)
+        });
+        files = work
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|source| ReadError::Damaged { origin: origin.clone(), source })?;
+        if files.contains_key(launch::LOCK) {
+            break;
+        }
+    }
+    if !files.contains_key(launch::LOCK) {
+        return Err(ReadError::NotOurs { origin });
+    }
+    Ok(Found {
+        origin,
+        manifest: base.pin.manifest,
+        config_digest: base.pin.config,
+        config: base.config,
+        platform: base.pin.platform,
+        layers: base.pin.layers.into_iter().map(|it| (it.diff_id, Some(it.blob))).collect(),
+        files,
+    })
+}
+
+async fn from_engine(docker: &Docker, name: &str, platform: &Platform) -> Result<Option<Found>, ReadError> {
+    let Some(image) = docker.image(name).await? else { return Ok(None) };
+    let config = docker.image_config(name).await?;
+    let spec =
+        ContainerSpec { image: image.id.to_string(), network: Some("none".to_owned()), ..ContainerSpec::default() };
+    let container = docker.create(&spec).await?;
+    let copied = copy_files(docker, &container, name).await;
+    docker.remove(&container).await?;
+    let files = copied?;
+    if !files.contains_key(launch::LOCK) {
+        return Err(ReadError::NotOurs { origin: format!("docker:{name}") });
+    }
+    Ok(Some(Found {
+        origin: format!("docker:{name}"),
+        manifest: None,
+        config_digest: image.id,
+        config,
+        platform: platform.clone(),
+        layers: image.diff_ids.into_iter().map(|it| (it, None)).collect(),
+        files,
+    }))
+}
+
+async fn copy_files(docker: &Docker, container: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, ReadError> {
+    let mut files = BTreeMap::new();
+    for path in FILES.iter().chain([&launch::TEXTS]) {
+        let Some(archive) = docker.copy_out(container, path).await? else { continue };
+        // An archive of a path begins at its last part.
+        let parent = path.rsplit_once('/').map_or("", |it| it.0);
+        take_files(archive.as_slice(), parent, &mut files)
+            .map_err(|source| ReadError::Damaged { origin: format!("docker:{name}"), source })?;
+    }
+    Ok(files)
+}
+
+/// Takes our files out of a tar whose paths begin below `parent`.
+fn take_files(reader: impl std::io::Read, parent: &str, files: &mut BTreeMap<String, Vec<u8>>) -> std::io::Result<()> {
+    let mut archive = tar::Archive::new(reader);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let path = format!("{parent}/{}", name.trim_start_matches("./").trim_matches('/'));
+        let is_text = path.strip_prefix(launch::TEXTS).is_some_and(|it| it.starts_with('/'));
+        let is_file = entry.header().entry_type() == tar::EntryType::Regular;
+        if !is_file || !(is_text || FILES.contains(&path.as_str())) || entry.size() > LARGEST {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        files.insert(path, bytes);
+    }
+    Ok(())
+}

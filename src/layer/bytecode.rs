@@ -1,0 +1,304 @@
+//! Bytecode of wheels: made once per wheel by the base's own interpreter, kept, and grouped like the wheels.
+//!
+//! Patch releases of Python write different bytecode, so nobody but the base's interpreter may make it. It runs where
+//! the caller lets it run (the sandbox), once for all wheels that have none yet, on all cores. What comes out does not
+//! depend on what else was compiled (`templates/compile.py`), so a wheel's bytecode is kept as a fragment under the
+//! wheel's digest and the interpreter's.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::python::{self, Plan, PythonLayerError, dirs, in_image, interpreter_key};
+use super::{BuiltLayer, LayerKind, find, find_or_write, key, parallel};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Failure, Kind};
+use crate::launch::VENV;
+use crate::lock::{FORMAT, PythonPart};
+use crate::oci::Meta;
+use crate::process::Output;
+use crate::python::install::{Content, Files, install};
+use crate::store::{Store, StoreError, Table};
+
+/// Names what the compiling program does; part of what fragments are remembered under.
+const COMPILER: u32 = 1;
+/// The program.
+const PROGRAM: &str = include_str!("../../templates/compile.py");
+/// Where the shared directory lies for the interpreter.
+pub const MOUNT: &str = "/run/agent-compile";
+/// Most bytes of a module that is compiled.
+const MAX_MODULE: u64 = 64 << 20;
+
+/// Something the base's interpreter is to do.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// A directory of this machine that it reads from and writes to, seen by it as [`MOUNT`].
+    pub directory: &'a Path,
+    /// Program and arguments.
+    pub arguments: Vec<String>,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Runs a step on the base (and the system layers above it), without network, and waits for its end.
+pub type Compiler<'a> = dyn Fn(&Step<'_>) -> Result<Output, Failure> + Sync + 'a;
+
+/// A wheel's bytecode: the files one behind the other in a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Fragment {
+    blob: Digest,
+    files: Vec<Piece>,
+}
+
+/// A bytecode file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Piece {
+    /// The module it comes from, relative to the environment's root.
+    source: String,
+    /// Where it goes.
+    path: String,
+    /// Bytes.
+    size: u64,
+}
+
+/// The names of distributions whose bytecode would have to be made: none means that no sandbox is needed.
+#[must_use]
+pub fn missing<'a>(store: &Store, part: &'a PythonPart) -> Vec<&'a str> {
+    let all = part.distributions.iter();
+    all.filter(|it| known(store, part, &it.sha256).is_none()).map(|it| it.name.as_str()).collect()
+}
+
+/// The bytecode layers, one for each of the plan's groups; `None` for a group without modules.
+pub(super) fn layers(
+    store: &Store,
+    part: &PythonPart,
+    plan: &Plan,
+    compiler: &Compiler<'_>,
+) -> Result<Vec<Option<BuiltLayer>>, PythonLayerError> {
+    let groups = plan.groups();
+    let keys: Vec<Digest> = groups.iter().map(|it| layer_key(part, plan, it)).collect();
+    let wanted: Vec<usize> = groups
+        .iter()
+        .zip(&keys)
+        .filter(|(_, key)| find(store, key).is_none())
+        .flat_map(|(group, _)| group.iter().copied())
+        .filter(|it| known(store, part, &part.distributions[*it].sha256).is_none())
+        .collect();
+    if !wanted.is_empty() {
+        let _alone = store.lock("bytecode")?;
+        let still: Vec<usize> =
+            wanted.into_iter().filter(|it| known(store, part, &part.distributions[*it].sha256).is_none()).collect();
+        compile(store, part, &still, compiler)?;
+    }
+    parallel(groups.len(), |index| write_group(store, part, plan, (&groups[index], keys[index])))
+}
+
+fn layer_key(part: &PythonPart, plan: &Plan, group: &[usize]) -> Digest {
+    let mut inputs: Vec<Vec<u8>> = vec![interpreter_key(part).bytes().to_vec(), COMPILER.to_le_bytes().to_vec()];
+    inputs.extend(group.iter().map(|it| plan.field(part, *it)));
+    key(LayerKind::Bytecode, &inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+fn fragment_key(part: &PythonPart, wheel: &Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field(FORMAT.to_le_bytes()).field(COMPILER.to_le_bytes());
+    hasher.field(interpreter_key(part).bytes()).field(wheel.bytes());
+    hasher.finish()
+}
+
+fn known(store: &Store, part: &PythonPart, wheel: &Digest) -> Option<Fragment> {
+    let fragment: Fragment = store.record(Table::Bytecode, &fragment_key(part, wheel))?;
+    store.has(&fragment.blob)?;
+    Some(fragment)
+}
+
+fn write_group(
+    store: &Store,
+    part: &PythonPart,
+    plan: &Plan,
+    (group, key): (&[usize], Digest),
+) -> Result<Option<BuiltLayer>, PythonLayerError> {
+    let is_shared = *group == plan.shared;
+    let title = python::title(part, group, is_shared);
+    let found = find(store, &key).is_some();
+    let mut pieces: BTreeMap<String, (usize, u64, u64)> = BTreeMap::new();
+    let mut blobs = Vec::new();
+    for index in group.iter().filter(|_| !found) {
+        let sha256 = &part.distributions[*index].sha256;
+        let fragment = known(store, part, sha256).ok_or(StoreError::Missing(*sha256))?;
+        let mut offset = 0;
+        for piece in fragment.files {
+            if !plan.lost[*index].contains(&piece.source) {
+                pieces.insert(piece.path, (blobs.len(), offset, piece.size));
+            }
+            offset += piece.size;
+        }
+        blobs.push(store.open_blob(&fragment.blob)?);
+    }
+    if pieces.is_empty() && !found {
+        return Ok(None);
+    }
+    find_or_write(store, (LayerKind::Bytecode, key), title, |writer| {
+        dirs(writer, pieces.keys())?;
+        let mut bytes = Vec::new();
+        for (path, (blob, offset, size)) in &pieces {
+            bytes.resize(usize::try_from(*size).unwrap_or(usize::MAX), 0);
+            blobs[*blob].file().read_exact_at(&mut bytes, *offset).map_err(|it| failed(store, it))?;
+            writer.file(&in_image(path), &Meta::file(), &bytes)?;
+        }
+        Ok(())
+    })
+    .map(Some)
+}
+
+fn failed(store: &Store, source: std::io::Error) -> PythonLayerError {
+    StoreError::Io { store: store.root().to_owned(), source }.into()
+}
+
+/// A module to compile.
+struct Module {
+    distribution: usize,
+    source: String,
+}
+
+/// Has the bytecode of some distributions made, and keeps it.
+fn compile(
+    store: &Store,
+    part: &PythonPart,
+    wanted: &[usize],
+    compiler: &Compiler<'_>,
+) -> Result<(), PythonLayerError> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let scratch = store.scratch()?;
+    let dir = scratch.path();
+    let modules = write_sources(store, part, wanted, dir)?;
+    fs::write(dir.join("compile.py"), PROGRAM).map_err(|it| failed(store, it))?;
+    let step = Step {
+        directory: dir,
+        // -I would switch PYTHONHASHSEED off; -s -S keep out what it keeps out.
+        arguments: [part.executable.as_str(), "-s", "-S", "-B", &format!("{MOUNT}/compile.py"), MOUNT]
+            .map(str::to_owned)
+            .to_vec(),
+        environment: vec![("PYTHONHASHSEED".to_owned(), "0".to_owned()), ("LC_ALL".to_owned(), "C.UTF-8".to_owned())],
+    };
+    let output = compiler(&step).map_err(|failure| PythonLayerError::Bytecode {
+        reason: failure.to_string(),
+        kind: failure.kind(),
+        hints: failure.hints(),
+    })?;
+    if !output.status.success() {
+        let errors = output.errors();
+        let last = errors.lines().last().unwrap_or("no message");
+        return Err(broken(format!("`{}` ended with {}: {last}", part.executable, output.status)));
+    }
+    keep_fragments(store, part, wanted, (&modules, dir))
+}
+
+fn broken(reason: String) -> PythonLayerError {
+    let hints = vec!["Lock with --no-bytecode to do without.".to_owned()];
+    PythonLayerError::Bytecode { reason, kind: Kind::Sandbox, hints }
+}
+
+/// Writes the modules of some distributions one behind the other, with an index.
+fn write_sources(
+    store: &Store,
+    part: &PythonPart,
+    wanted: &[usize],
+    dir: &Path,
+) -> Result<Vec<Module>, PythonLayerError> {
+    let io = |it| failed(store, it);
+    let mut sources = BufWriter::new(fs::File::create(dir.join("sources")).map_err(io)?);
+    let mut index = BufWriter::new(fs::File::create(dir.join("index")).map_err(io)?);
+    let target = python::target(part);
+    let site = format!("{}/", target.site_packages());
+    let mut modules = Vec::new();
+    let mut offset = 0;
+    for distribution in wanted {
+        let wheel = python::open(store, &part.distributions[*distribution])?;
+        let files: Files = install(&wheel, &target)?;
+        for (path, file) in &files {
+            let Content::Entry(entry) = &file.content else { continue };
+            let entry = &wheel.archive().entries()[*entry];
+            if !path.starts_with(&site) || !path.ends_with(".py") || entry.size > MAX_MODULE {
+                continue;
+            }
+            let bytes = wheel.archive().read(entry, MAX_MODULE)?;
+            sources.write_all(&bytes).map_err(io)?;
+            writeln!(index, "{offset} {} {VENV}/{path}", bytes.len()).map_err(io)?;
+            offset += bytes.len();
+            modules.push(Module { distribution: *distribution, source: path.clone() });
+        }
+    }
+    sources.flush().map_err(io)?;
+    index.flush().map_err(io)?;
+    Ok(modules)
+}
+
+/// Where a module's bytecode lies in the workers' output.
+struct Compiled {
+    worker: usize,
+    offset: u64,
+    size: u64,
+}
+
+/// Takes the workers' output apart, distribution by distribution.
+fn keep_fragments(
+    store: &Store,
+    part: &PythonPart,
+    wanted: &[usize],
+    (modules, dir): (&[Module], &Path),
+) -> Result<(), PythonLayerError> {
+    let io = |it| failed(store, it);
+    let tag = fs::read_to_string(dir.join("tag")).map_err(io)?;
+    if tag.is_empty() || !tag.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-') {
+        return Err(broken(format!("`{}` has no cache tag", part.executable)));
+    }
+    let mut outputs = Vec::new();
+    let mut compiled: BTreeMap<usize, Compiled> = BTreeMap::new();
+    while let Ok(done) = fs::read_to_string(dir.join(format!("done-{}", outputs.len()))) {
+        let code = fs::File::open(dir.join(format!("code-{}", outputs.len()))).map_err(io)?;
+        for line in done.lines() {
+            let numbers: Vec<u64> = line.split(' ').filter_map(|it| it.parse().ok()).collect();
+            let [module, offset, size] = numbers[..] else {
+                return Err(broken("its answer cannot be read".to_owned()));
+            };
+            let module = usize::try_from(module).unwrap_or(usize::MAX);
+            compiled.insert(module, Compiled { worker: outputs.len(), offset, size });
+        }
+        outputs.push(code);
+    }
+    for distribution in wanted {
+        let mut writer = store.writer()?;
+        let mut files = Vec::new();
+        let mut bytes = Vec::new();
+        let own = modules.iter().enumerate().filter(|(_, it)| it.distribution == *distribution);
+        for (index, module) in own {
+            let Some(it) = compiled.get(&index) else { continue };
+            if it.size > 4 * MAX_MODULE {
+                return Err(broken("its answer cannot be read".to_owned()));
+            }
+            bytes.resize(usize::try_from(it.size).unwrap_or(0), 0);
+            outputs[it.worker].file().read_exact_at(&mut bytes, it.offset).map_err(io)?;
+            writer.write_all(&bytes).map_err(io)?;
+            let path = cached_path(&module.source, &tag);
+            files.push(Piece { source: module.source.clone(), path, size: it.size });
+        }
+        let (blob, _) = writer.commit()?;
+        let key = fragment_key(part, &part.distributions[*distribution].sha256);
+        store.remember(Table::Bytecode, &key, &Fragment { blob, files })?;
+    }
+    Ok(())
+}
+
+/// Where the bytecode of a module goes (PEP 3147).
+fn cached_path(source: &str, tag: &str) -> String {
+    let (dir, file) = source.rsplit_once('/').unwrap_or(("", source));
+    let stem = file.strip_suffix(".py").unwrap_or(file);
+    format!("{dir}/__pycache__/{stem}.{tag}.pyc")
+}

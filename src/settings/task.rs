@@ -1,0 +1,311 @@
+//! Which task, and what decides how it is pinned.
+
+use std::path::PathBuf;
+
+use super::{Session, UsageError};
+use crate::cli::task::{EntryPoint, TaskArgs};
+use crate::config::{Agent, Api, Config};
+use crate::error::Failure;
+use crate::launch::Mode;
+use crate::oci::Platform;
+use crate::process;
+use crate::task::Container;
+
+/// The original's `agent.default_docker.image`, used when neither task, flags, environment nor configuration name one.
+const DEFAULT_IMAGE: &str = "nvidia/cuda:12.6.3-cudnn-runtime-ubuntu20.04";
+
+/// Where the task comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskSource {
+    /// The server, by id or name.
+    Server(String),
+    /// A task file.
+    File(PathBuf),
+    /// A lock: nothing is asked and nothing resolved.
+    Lock(PathBuf),
+}
+
+/// Which task, and what decides how it is pinned.
+#[derive(Debug, Clone)]
+pub struct TaskSettings {
+    /// Where the task comes from.
+    pub source: TaskSource,
+    /// A local checkout that has the task's commit.
+    pub repository: Option<PathBuf>,
+    /// What the image does without a command.
+    pub mode: Mode,
+    /// Which base image.
+    pub base: BaseChoice,
+    /// `X.Y` or `X.Y.Z`, whatever the task records.
+    pub python: Option<String>,
+    /// System packages: the configuration's and the command line's, in this order.
+    pub apt: Vec<String>,
+    /// The image's platform; absent: this machine's.
+    pub platform: Option<Platform>,
+    /// Whether the image carries bytecode.
+    pub bytecode: bool,
+    /// Whether the base's own distributions stay out of the environment.
+    pub isolated: bool,
+    /// Whether everything is resolved anew.
+    pub refresh: bool,
+    /// Whether nothing that moves may be asked for.
+    pub locked: bool,
+    /// Registries spoken to without TLS or with any certificate.
+    pub insecure_registries: Vec<String>,
+    /// `SOURCE_DATE_EPOCH`.
+    pub created: Option<i64>,
+    /// The server.
+    pub api: Api,
+    /// The configuration's `agent` section.
+    pub agent: Agent,
+    /// Flags without effect, for people.
+    pub notes: Vec<String>,
+}
+
+/// An image and container arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageChoice {
+    /// Image reference, or `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`, `recipe:NAME`.
+    pub image: String,
+    /// Container arguments, one text.
+    pub arguments: Option<String>,
+}
+
+/// Which base image counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseChoice {
+    /// Of `--docker`, else `CLEARML_DOCKER_IMAGE`, else the configuration, else the original's default.
+    pub fallback: ImageChoice,
+    /// Whether the task's own image does not count (`--force-docker`, `agent.disable_task_docker_override`).
+    pub force: bool,
+}
+
+impl BaseChoice {
+    /// The base image of a task: its own, unless there is none or it does not count.
+    #[must_use]
+    pub fn choose(&self, container: &Container) -> ImageChoice {
+        match &container.image {
+            Some(image) if !self.force => ImageChoice { image: image.clone(), arguments: container.arguments.clone() },
+            _ if self.force => self.fallback.clone(),
+            _ => ImageChoice {
+                image: self.fallback.image.clone(),
+                arguments: container.arguments.clone().or_else(|| self.fallback.arguments.clone()),
+            },
+        }
+    }
+}
+
+impl TaskSettings {
+    /// Merges flags, environment and configuration. `lock` is the lock file that takes the task's place.
+    ///
+    /// # Errors
+    /// [`UsageError`], [`crate::config::ConfigError`]
+    pub fn merge(args: &TaskArgs, lock: Option<PathBuf>, session: &Session) -> Result<Self, Failure> {
+        let config = session.config()?;
+        let agent = config.agent()?;
+        let source = source(args, lock)?;
+        let mut apt = agent.apt_packages.clone();
+        apt.extend(args.apt.iter().cloned());
+        Ok(Self {
+            source,
+            repository: args.repository.clone(),
+            mode: match args.entry_point {
+                Some(EntryPoint::ReuseTask) => Mode::ReuseTask,
+                Some(EntryPoint::CloneTask) => Mode::CloneTask,
+                None => Mode::Environment,
+            },
+            base: base(args, &agent, session)?,
+            python: args.python_version.as_deref().map(python).transpose()?,
+            apt: apt.into_iter().map(package).collect::<Result<_, _>>()?,
+            platform: args.platform.as_deref().map(platform).transpose()?,
+            bytecode: !args.no_bytecode,
+            isolated: args.isolated,
+            refresh: args.refresh,
+            locked: args.locked,
+            insecure_registries: args.insecure_registries.clone(),
+            created: created(session)?,
+            api: Config::api(&config)?,
+            agent,
+            notes: notes(args),
+        })
+    }
+}
+
+fn source(args: &TaskArgs, lock: Option<PathBuf>) -> Result<TaskSource, UsageError> {
+    match (&args.id, &args.task_file, lock) {
+        (Some(id), ..) if id.trim().is_empty() => Err(UsageError::new("--id is empty", "Give the task's id or name.")),
+        (Some(id), ..) => Ok(TaskSource::Server(id.clone())),
+        (None, Some(file), _) => Ok(TaskSource::File(file.clone())),
+        (None, None, Some(lock)) => Ok(TaskSource::Lock(lock)),
+        (None, None, None) => Err(UsageError::new(
+            "no task is named",
+            "Name it with --id (on the server), --task (a JSON file) or --lock (a lock).",
+        )),
+    }
+}
+
+fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice, UsageError> {
+    let words = match args.docker.as_deref() {
+        Some(text) => process::words(text).ok_or_else(|| {
+            UsageError::new(
+                format!("--docker `{text}` has a quote that is not closed"),
+                "Write --docker \"image args\".",
+            )
+        })?,
+        None => Vec::new(),
+    };
+    let mut words = words.into_iter().peekable();
+    let image = words.next_if(|it| !it.starts_with('-'));
+    let given: Vec<String> = words.collect();
+    let text = |words: &[String]| (!words.is_empty()).then(|| process::command_line(words));
+    let fallback = match (image, session.environment.get("CLEARML_DOCKER_IMAGE")) {
+        (Some(image), _) => ImageChoice { image, arguments: text(&given) },
+        (None, Some(variable)) => {
+            let mut parts = variable.splitn(2, char::is_whitespace);
+            let image = parts.next().unwrap_or(variable).to_owned();
+            let rest = parts.next().map(|it| it.trim().to_owned()).filter(|it| !it.is_empty());
+            ImageChoice { image, arguments: text(&given).or(rest) }
+        }
+        (None, None) => ImageChoice {
+            image: agent.default_image.clone().unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
+            arguments: text(&given).or_else(|| text(&agent.default_arguments)),
+        },
+    };
+    Ok(BaseChoice { fallback, force: args.force_docker || agent.ignore_task_container })
+}
+
+fn python(text: &str) -> Result<String, UsageError> {
+    let version = text.trim().trim_start_matches("python");
+    let parts: Vec<&str> = version.split('.').collect();
+    let numbers = parts.iter().all(|it| !it.is_empty() && it.len() <= 3 && it.bytes().all(|it| it.is_ascii_digit()));
+    if !numbers || !(2..=3).contains(&parts.len()) || parts[0] != "3" {
+        return Err(UsageError::new(
+            format!("--python-version `{text}` is no Python version"),
+            "Write 3.11 or 3.11.4.",
+        ));
+    }
+    Ok(version.to_owned())
+}
+
+/// A package name goes to apt as a word of its own; anything that is no name must not reach it.
+fn package(name: String) -> Result<String, UsageError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-.:=~*".contains(c);
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain) {
+        return Ok(name);
+    }
+    Err(UsageError::new(
+        format!("`{name}` is no system package"),
+        "Write names as apt knows them, each a word of its own: --apt libgomp1 git.",
+    ))
+}
+
+fn platform(text: &str) -> Result<Platform, UsageError> {
+    let mut parts = text.split('/');
+    let (Some(os), Some(architecture), variant, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(UsageError::new(format!("`{text}` is no platform"), "Write linux/amd64 or linux/arm64."));
+    };
+    if os != "linux" || architecture.is_empty() || variant == Some("") {
+        return Err(UsageError::new(format!("platform `{text}` cannot be built"), "Write linux/amd64 or linux/arm64."));
+    }
+    let architecture = match architecture {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    Ok(Platform { os: os.to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) })
+}
+
+fn created(session: &Session) -> Result<Option<i64>, UsageError> {
+    let Some(text) = session.environment.get("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let error = || {
+        UsageError::new(
+            format!("SOURCE_DATE_EPOCH is `{text}`, not a number of seconds"),
+            "Set it to seconds since 1970, or unset it.",
+        )
+    };
+    let seconds: i64 = text.parse().map_err(|_| error())?;
+    // The last second of the year 9999, the last that RFC 3339 can write.
+    if (0..=253_402_300_799).contains(&seconds) { Ok(Some(seconds)) } else { Err(error()) }
+}
+
+fn notes(args: &TaskArgs) -> Vec<String> {
+    let flags = [
+        (args.install_globally, "--install-globally", "an image has one environment"),
+        (args.cpu_only, "--cpu-only", "an image is built without GPUs anyway"),
+        (args.gpus.is_some(), "--gpus", "an image is built without GPUs; give it to `agent run`"),
+        (args.log_level.is_some(), "--log-level", "use --debug"),
+        (args.optimize > 0, "-O", "put it into the task's entry point"),
+        (
+            args.git_user.is_some() || args.git_pass.is_some(),
+            "--git-user and --git-pass",
+            "set CLEARML_AGENT_GIT_USER and CLEARML_AGENT_GIT_PASS, or agent.git_user and agent.git_pass",
+        ),
+    ];
+    flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    fn settings(args: &[&str], environment: Environment) -> Result<TaskSettings, String> {
+        let args = crate::cli::build::parsed(args)?;
+        let session = Session { environment, config_file: None };
+        TaskSettings::merge(&args.task, args.lock, &session).map_err(|it| it.to_string())
+    }
+
+    fn base_of(
+        args: &[&str],
+        environment: Environment,
+        task: (Option<&str>, Option<&str>),
+    ) -> (String, Option<String>) {
+        let args: Vec<&str> = ["--id", "x"].iter().chain(args).copied().collect();
+        let own = |it: Option<&str>| it.map(str::to_owned);
+        let container = Container { image: own(task.0), arguments: own(task.1), setup_script: None };
+        let choice = settings(&args, environment).unwrap().base.choose(&container);
+        (choice.image, choice.arguments)
+    }
+
+    #[test]
+    fn which_image_counts() {
+        let none = Environment::default;
+        let variable = || Environment::of([("CLEARML_DOCKER_IMAGE", "var:1 --ipc=host")]);
+        let configured = || Environment::of([("CLEARML_AGENT__AGENT__DEFAULT_DOCKER__IMAGE", "conf:1")]);
+        let own = (Some("task:1"), Some("-e A=1"));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(base_of(&["--docker", "cli:1"], variable(), own), ("task:1".into(), some("-e A=1")));
+        assert_eq!(base_of(&["--docker", "cli:1", "--force-docker"], variable(), own), ("cli:1".into(), None));
+        assert_eq!(
+            base_of(&["--docker", "cli:1", "--ipc=host -e B=2"], none(), (None, None)),
+            ("cli:1".into(), some("--ipc=host -e B=2"))
+        );
+        assert_eq!(
+            base_of(&["--docker", "cli:1 --ipc=host", "--locked"], none(), (None, None)),
+            ("cli:1".into(), some("--ipc=host"))
+        );
+        assert_eq!(base_of(&["--docker"], variable(), (None, None)), ("var:1".into(), some("--ipc=host")));
+        assert_eq!(base_of(&[], configured(), (None, Some("-e C=3"))), ("conf:1".into(), some("-e C=3")));
+        assert_eq!(base_of(&[], none(), (None, None)), (DEFAULT_IMAGE.into(), None));
+        assert_eq!(base_of(&["--force-docker"], configured(), own), ("conf:1".into(), None));
+    }
+
+    #[test]
+    fn what_means_nothing_is_told() {
+        let message = |args: &[&str]| settings(args, Environment::default()).unwrap_err();
+        assert_eq!(message(&[]), "no task is named");
+        assert_eq!(message(&["--id", " "]), "--id is empty");
+        assert_eq!(message(&["--id", "x", "--python-version", "2.7"]), "--python-version `2.7` is no Python version");
+        assert_eq!(message(&["--id", "x", "--apt", "a/b"]), "`a/b` is no system package");
+        assert_eq!(message(&["--id", "x", "--apt", "a;b"]), "`a;b` is no system package");
+        assert_eq!(message(&["--id", "x", "--platform", "windows/amd64"]), "platform `windows/amd64` cannot be built");
+        let bad = settings(&["--id", "x"], Environment::of([("SOURCE_DATE_EPOCH", "now")])).unwrap_err();
+        assert_eq!(bad, "SOURCE_DATE_EPOCH is `now`, not a number of seconds");
+    }
+
+    #[test]
+    fn spellings_without_meaning_are_noted() {
+        let notes = settings(&["--id", "x", "--cpu-only", "--gpus", "0", "-O"], Environment::default()).unwrap().notes;
+        assert_eq!(notes.len(), 3, "{notes:?}");
+    }
+}

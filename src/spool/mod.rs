@@ -1,0 +1,413 @@
+//! Console lines on their way to the server, kept on disk until it has them.
+//!
+//! ```text
+//! <directory>
+//! ├── owner.json         whose lines these are: format, task, worker
+//! ├── lock               held by the process that writes or drains
+//! ├── 00000007.lines     records, oldest segment first; the highest number is being written
+//! ├── 00000008.lines
+//! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>]": what the server has, and what was on
+//!                        its way when this was written
+//! ```
+//!
+//! A record is its length (u32, little endian), the CRC-32 of its bytes (u32) and a JSON [`Line`]. It is written in one
+//! call, so that a process killed at any instant leaves at most one torn record at a segment's end, which readers skip;
+//! a later opening begins a new segment. Bytes are bounded: when there are too many, the oldest segment is dropped and a
+//! line says how many lines are lost. A batch is noted before it is sent and after the server has it, so that after a
+//! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::clearml::events::{self, Level, Line};
+use crate::digest::Digest;
+use crate::fs::{FileLock, Sharing};
+
+mod drain;
+
+pub use drain::{DrainError, drain};
+
+/// The version of the format.
+const FORMAT: u32 = 1;
+/// How many segments share the room: one is what is lost at once when there is no more.
+const SEGMENTS: u64 = 8;
+/// No record is longer; what says so is torn.
+const RECORD: usize = 4 << 20;
+const HEADER: usize = 8;
+
+/// Whose lines a spool holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The task's id.
+    pub task: String,
+    /// The worker's id.
+    pub worker: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OwnerFile {
+    format: u32,
+    #[serde(flatten)]
+    owner: Owner,
+}
+
+/// What is wrong with a spool.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another process has it.
+    #[error("the console spool `{}` is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// It is of another program version, or no spool.
+    #[error("`{}` is no console spool of format {FORMAT}", .0.display())]
+    Format(PathBuf),
+    /// Reading or writing failed.
+    #[error("cannot use the console spool `{}`", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl crate::error::Explain for SpoolError {
+    fn kind(&self) -> crate::error::Kind {
+        match self {
+            Self::InUse(_) => crate::error::Kind::Conflict,
+            Self::Format(_) => crate::error::Kind::Input,
+            Self::Io { source, .. } => crate::error::Kind::of_io(source),
+        }
+    }
+}
+
+/// A place between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    segment: u64,
+    offset: u64,
+}
+
+/// Lines that wait, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The lines.
+    pub lines: Vec<Line>,
+    from: Place,
+    to: Place,
+}
+
+/// A batch that was on its way when its process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Flight {
+    to: Place,
+    /// Time and text digest of its last event, by which the server is asked for it.
+    timestamp: i64,
+    digest: String,
+}
+
+/// An open spool: one process at a time.
+#[derive(Debug)]
+pub struct Spool {
+    directory: PathBuf,
+    owner: Owner,
+    limit: u64,
+    sent: Place,
+    flight: Option<Flight>,
+    segment: u64,
+    file: fs::File,
+    written: u64,
+    dropped: u64,
+    _lock: FileLock,
+}
+
+impl Spool {
+    /// Opens or creates a spool for `owner` of at most `limit` bytes. Lines that an earlier process left are kept.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; a spool of another task is [`SpoolError::Format`].
+    pub fn open(directory: &Path, owner: Owner, limit: u64) -> Result<Self, SpoolError> {
+        let failed = |source| SpoolError::Io { path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let lock = lock(directory)?;
+        let path = directory.join("owner.json");
+        match read_owner(directory)? {
+            Some(there) if there.task != owner.task => return Err(SpoolError::Format(directory.to_owned())),
+            _ => {
+                let file = OwnerFile { format: FORMAT, owner: owner.clone() };
+                let text = serde_json::to_vec(&file).map_err(|it| failed(it.into()))?;
+                crate::fs::write_whole(&path, &text, 0o644).map_err(failed)?;
+            }
+        }
+        Self::with_lock(directory, owner, limit, lock)
+    }
+
+    /// Opens what another process left, to send the rest of it; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; [`SpoolError::InUse`] while the other still runs.
+    pub fn adopt(directory: &Path) -> Result<Option<Self>, SpoolError> {
+        let Some(owner) = read_owner(directory)? else { return Ok(None) };
+        let lock = lock(directory)?;
+        Self::with_lock(directory, owner, u64::MAX, lock).map(Some)
+    }
+
+    fn with_lock(directory: &Path, owner: Owner, limit: u64, lock: FileLock) -> Result<Self, SpoolError> {
+        let failed = |source| SpoolError::Io { path: directory.to_owned(), source };
+        let segments = segments(directory).map_err(failed)?;
+        let oldest = segments.first().copied().unwrap_or(1);
+        let segment = segments.last().map_or(1, |it| it + 1);
+        let (sent, flight) = read_sent(directory).unwrap_or((Place { segment: oldest, offset: 0 }, None));
+        let file = create_segment(directory, segment).map_err(failed)?;
+        let mut spool = Self {
+            directory: directory.to_owned(),
+            owner,
+            limit,
+            sent: sent.max(Place { segment: oldest, offset: 0 }),
+            flight,
+            segment,
+            file,
+            written: 0,
+            dropped: 0,
+            _lock: lock,
+        };
+        spool.forget_sent().map_err(failed)?;
+        Ok(spool)
+    }
+
+    /// Whose lines these are.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Keeps a line.
+    ///
+    /// # Errors
+    /// Whatever writing gives; nothing of the line is kept then.
+    pub fn append(&mut self, line: &Line) -> io::Result<()> {
+        let bytes = serde_json::to_vec(line)?;
+        if self.written > 0 && self.written + bytes.len() as u64 > self.limit / SEGMENTS {
+            self.rotate()?;
+        }
+        let mut record = Vec::with_capacity(HEADER + bytes.len());
+        record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        record.extend(crc32fast::hash(&bytes).to_le_bytes());
+        record.extend(&bytes);
+        if let Err(error) = self.file.write_all(&record) {
+            // Part of the record may be there: cut it off, so that what follows can be read.
+            self.file.set_len(self.written)?;
+            self.file.seek(SeekFrom::Start(self.written))?;
+            return Err(error);
+        }
+        self.written += record.len() as u64;
+        Ok(())
+    }
+
+    /// The oldest lines that the server does not have, up to about `bytes` of them; `None` when it has all.
+    ///
+    /// # Errors
+    /// Whatever reading gives.
+    pub fn next(&mut self, bytes: usize) -> io::Result<Option<Batch>> {
+        let mut batch = Batch { lines: Vec::new(), from: self.sent, to: self.sent };
+        let mut size = 0;
+        for segment in segments(&self.directory)?.into_iter().filter(|it| *it >= self.sent.segment) {
+            let offset = if segment == self.sent.segment { self.sent.offset } else { 0 };
+            let mut reader = Records::open(&self.directory, segment, offset)?;
+            while size < bytes {
+                let Some(line) = reader.next()? else { break };
+                size += line.msg.len();
+                batch.lines.push(line);
+                batch.to = Place { segment, offset: reader.offset };
+            }
+            if size >= bytes {
+                break;
+            }
+        }
+        Ok((!batch.lines.is_empty()).then_some(batch))
+    }
+
+    /// Notes that a batch is about to be sent.
+    ///
+    /// # Errors
+    /// Whatever writing gives.
+    pub fn sending(&mut self, batch: &Batch) -> io::Result<()> {
+        let Some(last) = events::glue(&batch.lines).pop() else { return Ok(()) };
+        self.flight = Some(Flight { to: batch.to, timestamp: last.timestamp, digest: Digest::of(&last.msg).hex() });
+        self.note()
+    }
+
+    /// Notes that the server has a batch, and forgets it.
+    ///
+    /// # Errors
+    /// Whatever writing gives.
+    pub fn sent(&mut self, batch: &Batch) -> io::Result<()> {
+        self.advance(batch.to)
+    }
+
+    /// How many lines were lost for want of room since this was opened.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    fn flight(&self) -> Option<&Flight> {
+        self.flight.as_ref()
+    }
+
+    fn advance(&mut self, to: Place) -> io::Result<()> {
+        self.sent = self.sent.max(to);
+        self.flight = None;
+        self.note()?;
+        self.forget_sent()
+    }
+
+    fn note(&self) -> io::Result<()> {
+        let mut text = format!("{} {}", self.sent.segment, self.sent.offset);
+        if let Some(it) = &self.flight {
+            text.push_str(&format!(" {} {} {} {}", it.to.segment, it.to.offset, it.timestamp, it.digest));
+        }
+        // No fsync: the page cache outlives a killed process, and that is what this is for.
+        let temporary = self.directory.join("sent.new");
+        fs::write(&temporary, text)?;
+        fs::rename(temporary, self.directory.join("sent"))
+    }
+
+    fn forget_sent(&mut self) -> io::Result<()> {
+        for segment in segments(&self.directory)? {
+            let done = segment < self.sent.segment
+                || (segment < self.segment
+                    && Records::open(&self.directory, segment, self.place(segment))?.next()?.is_none());
+            if segment >= self.segment || !done {
+                break;
+            }
+            fs::remove_file(segment_path(&self.directory, segment))?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, segment: u64) -> u64 {
+        if segment == self.sent.segment { self.sent.offset } else { 0 }
+    }
+
+    /// Begins a new segment; drops the oldest one when there is no more room.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.segment += 1;
+        self.file = create_segment(&self.directory, self.segment)?;
+        self.written = 0;
+        let there = segments(&self.directory)?;
+        if (there.len() as u64) <= SEGMENTS {
+            return Ok(());
+        }
+        let oldest = there[0];
+        let mut reader = Records::open(&self.directory, oldest, self.place(oldest))?;
+        let (mut lost, mut timestamp) = (0, 0);
+        while let Some(line) = reader.next()? {
+            lost += 1;
+            timestamp = line.timestamp;
+        }
+        fs::remove_file(segment_path(&self.directory, oldest))?;
+        self.sent = self.sent.max(Place { segment: oldest + 1, offset: 0 });
+        self.flight = None;
+        self.note()?;
+        self.dropped += lost;
+        let msg = format!("{lost} console lines were dropped here: the server was away and the spool was full\n");
+        self.append(&Line { timestamp, level: Level::Warning, msg })
+    }
+}
+
+/// The records of one segment, from an offset on.
+struct Records {
+    reader: io::BufReader<fs::File>,
+    offset: u64,
+}
+
+impl Records {
+    fn open(directory: &Path, segment: u64, offset: u64) -> io::Result<Self> {
+        let mut file = fs::File::open(segment_path(directory, segment))?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self { reader: io::BufReader::new(file), offset })
+    }
+
+    /// The next line; `None` at the end, and at a torn record, behind which nothing is.
+    fn next(&mut self) -> io::Result<Option<Line>> {
+        let mut header = [0; HEADER];
+        if !read_or_end(&mut self.reader, &mut header)? {
+            return Ok(None);
+        }
+        let [a, b, c, d, e, f, g, h] = header;
+        let (length, crc) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]));
+        if length > RECORD {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; length];
+        if !read_or_end(&mut self.reader, &mut bytes)? || crc32fast::hash(&bytes) != crc {
+            return Ok(None);
+        }
+        let Ok(line) = serde_json::from_slice(&bytes) else { return Ok(None) };
+        self.offset += (HEADER + length) as u64;
+        Ok(Some(line))
+    }
+}
+
+fn read_or_end(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match reader.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn lock(directory: &Path) -> Result<FileLock, SpoolError> {
+    match FileLock::acquire(&directory.join("lock"), Sharing::Exclusive, Duration::ZERO) {
+        Ok(lock) => Ok(lock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SpoolError::InUse(directory.to_owned())),
+        Err(source) => Err(SpoolError::Io { path: directory.to_owned(), source }),
+    }
+}
+
+fn read_owner(directory: &Path) -> Result<Option<Owner>, SpoolError> {
+    let bytes = match fs::read(directory.join("owner.json")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(SpoolError::Io { path: directory.to_owned(), source }),
+    };
+    let file: Option<OwnerFile> = serde_json::from_slice(&bytes).ok();
+    let file = file.filter(|it| it.format == FORMAT).ok_or_else(|| SpoolError::Format(directory.to_owned()))?;
+    Ok(Some(file.owner))
+}
+
+fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>)> {
+    let text = fs::read_to_string(directory.join("sent")).ok()?;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let number = |index: usize| words.get(index)?.parse().ok();
+    let place = |index: usize| Some(Place { segment: number(index)?, offset: number(index + 1)? });
+    let flight =
+        || Some(Flight { to: place(2)?, timestamp: words.get(4)?.parse().ok()?, digest: (*words.get(5)?).to_owned() });
+    Some((place(0)?, flight()))
+}
+
+fn segments(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|it| it.strip_suffix(".lines")).and_then(|it| it.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn segment_path(directory: &Path, segment: u64) -> PathBuf {
+    directory.join(format!("{segment:08}.lines"))
+}
+
+fn create_segment(directory: &Path, segment: u64) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create_new(true).write(true).open(segment_path(directory, segment))
+}
+
+#[cfg(test)]
+mod tests;

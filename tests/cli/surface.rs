@@ -1,0 +1,101 @@
+//! The command line itself: help, mistakes, streams, signals.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use crate::support::TestContext;
+
+#[test]
+fn help_and_version() {
+    let context = TestContext::new();
+    let help = context.agent().arg("--help").ok();
+    for verb in ["server", "cache", "gpus", "config", "completion"] {
+        assert!(help.lines().any(|it| it.trim_start().starts_with(verb)), "{verb} in {help}");
+        let text = context.agent().args([verb, "--help"]).ok();
+        assert!(text.contains("Usage: agent"), "{text}");
+    }
+    assert!(help.contains("Examples:"));
+    assert_eq!(context.agent().arg("--version").ok(), format!("agent {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_misspelt_word_is_told_and_ends_with_2() {
+    let context = TestContext::new();
+    let outcome = context.agent().arg("gpu").run().exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: unrecognized subcommand 'gpu'
+
+      tip: a similar subcommand exists: 'gpus'
+
+    Usage: agent [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    ");
+    let outcome = context.agent().args(["gpus", "--jsn"]).run().exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: unexpected argument '--jsn' found
+
+      tip: a similar argument exists: '--json'
+
+    Usage: agent gpus --json
+
+    For more information, try '--help'.
+    ");
+    let outcome = context.agent().args(["cache", "gc", "--max-size", "much"]).run().exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: `much` is no size
+    hint: Write a number of bytes, or one with K, M, G or T: 20G.
+    ");
+}
+
+#[test]
+fn colours_follow_the_environment() {
+    let context = TestContext::new();
+    let call = || context.agent().args(["config", "--config-file", "none"]);
+    assert!(!call().run().exits(78).stderr.contains('\u{1b}'));
+    assert!(call().env("CLICOLOR_FORCE", "1").run().exits(78).stderr.starts_with("\u{1b}[1;31merror:"));
+    let both = call().env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").run().exits(78);
+    assert!(!both.stderr.contains('\u{1b}'));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_agent"))
+        .args(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(child.wait().unwrap().success(), "{errors}");
+    assert_eq!(errors, "");
+}
+
+#[test]
+fn the_store_is_shown_collected_and_checked() {
+    let context = TestContext::new();
+    let info = context.agent().args(["cache", "info"]).ok();
+    assert!(info.starts_with(context.store().to_str().unwrap()) && info.contains("unpacked bases"), "{info}");
+    let json = context.agent().args(["cache", "gc", "--max-size", "0", "--json"]).ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["busy"], false);
+    assert_eq!(context.agent().args(["cache", "check"]).ok(), "every blob is what its name says");
+    let blob = context.store().join("blobs/sha256").join("ab".repeat(32));
+    fs_err::write(&blob, "not that").unwrap();
+    let outcome = context.agent().args(["cache", "check"]).run().exits(1);
+    insta::assert_snapshot!(outcome.shown_stdout(), @"
+    [DIGEST]
+    removed 1 damaged blobs; builds make them anew
+    ");
+    assert!(!blob.exists());
+}
+
+#[test]
+fn completion_scripts_are_made() {
+    let context = TestContext::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(context.agent().args(["completion", shell]).ok().contains("agent"), "{shell}");
+    }
+}

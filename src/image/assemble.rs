@@ -6,22 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Document, Image, ImageLayer};
+use crate::layer::entrypoint::Start;
 use crate::layer::{BuiltLayer, LayerKind};
 use crate::lock::BasePart;
 use crate::oci::{Descriptor, json::canonical, media};
-
-/// How the image starts: what replaces the base's own values.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Start {
-    /// `Entrypoint`.
-    pub entrypoint: Vec<String>,
-    /// `Cmd`.
-    pub cmd: Vec<String>,
-    /// Variables; they replace the base's of the same name and follow the others.
-    pub env: BTreeMap<String, String>,
-    /// `WorkingDir`.
-    pub working_dir: String,
-}
 
 /// What an image is assembled from.
 #[derive(Debug, Clone, Copy)]

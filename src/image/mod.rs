@@ -10,7 +10,8 @@ pub mod read;
 pub mod scan;
 pub mod validate;
 
-pub use assemble::{Assembly, Start, assemble};
+pub use crate::layer::entrypoint::Start;
+pub use assemble::{Assembly, assemble};
 
 /// A finished image. Its own layers are in the store; those of the base may have to be fetched from `base_source`.
 #[derive(Debug, Clone, PartialEq)]

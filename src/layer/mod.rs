@@ -12,6 +12,7 @@ use crate::oci::{Layer, LayerError, LayerWriter};
 use crate::store::{Store, StoreError, Table};
 
 pub mod bytecode;
+pub mod entrypoint;
 pub mod python;
 pub mod setup;
 pub mod system;

@@ -19,7 +19,6 @@ const GUEST_SOURCES: &[&str] = &[
     "src/clearml",
     "src/http",
     "src/config",
-    "src/config",
     "src/error.rs",
     "src/digest.rs",
     "src/secret.rs",

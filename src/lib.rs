@@ -24,6 +24,9 @@ pub mod spool;
 // Documents, and where they are kept.
 
 #[cfg(feature = "host")]
+pub mod git;
+
+#[cfg(feature = "host")]
 pub mod oci;
 
 #[cfg(feature = "host")]

@@ -79,6 +79,12 @@ pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
     builder.build().map_err(|source| HttpError::Client { source: source.without_url() })
 }
 
+/// The TLS of all our clients, for libraries that make clients of their own.
+#[must_use]
+pub fn tls_config(verify: bool) -> rustls::ClientConfig {
+    tls::client_config(verify)
+}
+
 /// The proxies an environment asks for, lower-case names first, as curl reads them.
 fn proxies(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Proxy>, HttpError> {
     let either =

@@ -23,11 +23,12 @@ const LONG: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub struct Podman {
     program: String,
+    env: Vec<(String, String)>,
 }
 
 impl Default for Podman {
     fn default() -> Self {
-        Self { program: "podman".to_owned() }
+        Self { program: "podman".to_owned(), env: Vec::new() }
     }
 }
 
@@ -55,7 +56,14 @@ impl Podman {
     /// A podman under another name or path.
     #[must_use]
     pub fn at(program: impl Into<String>) -> Self {
-        Self { program: program.into() }
+        Self { program: program.into(), env: Vec::new() }
+    }
+
+    /// The same with a variable in its environment (`CONTAINERS_STORAGE_CONF`).
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Its version.
@@ -96,13 +104,16 @@ impl Podman {
         }))
     }
 
-    /// Takes an image out of an OCI layout and tells its id (the config digest).
+    /// Takes the only image out of the OCI layout `name` in the directory `parent`; tells its id (the config digest).
+    /// Some versions name the image after the layout's path as they are given it, hence the two parts: `name` must be
+    /// fit for an image's name.
     ///
     /// # Errors
     /// [`EngineError::Failed`] with podman's own words, among them those for a blob the layout lacks.
-    pub fn pull_layout(&self, layout: &Path, tag: &str) -> Result<Digest, EngineError> {
-        let source = format!("oci:{}:{tag}", layout.display());
-        let id = self.run(["pull", "--quiet", &source], LONG)?;
+    pub fn pull_layout(&self, parent: &Path, name: &str) -> Result<Digest, EngineError> {
+        let mut command = self.command();
+        command.current_dir(parent).args(["pull", "--quiet", &format!("oci:{name}")]);
+        let id = self.finish(&mut command, LONG)?;
         let id = id.lines().last().unwrap_or_default().trim();
         Digest::from_hex(id).map_err(|error| EngineError::Answer {
             endpoint: self.program.clone(),
@@ -160,7 +171,9 @@ impl Podman {
     }
 
     fn command(&self) -> Command {
-        Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     fn run<I, S>(&self, arguments: I, limit: Duration) -> Result<String, EngineError>
@@ -170,8 +183,12 @@ impl Podman {
     {
         let mut command = self.command();
         command.args(arguments);
+        self.finish(&mut command, limit)
+    }
+
+    fn finish(&self, command: &mut Command, limit: Duration) -> Result<String, EngineError> {
         let verb = command.get_args().next().unwrap_or_default().to_string_lossy().into_owned();
-        let output = process::run(&mut command, limit)?;
+        let output = process::run(command, limit)?;
         if output.status.success() {
             return Ok(output.text());
         }

@@ -8,8 +8,10 @@
 mod support;
 
 mod config;
+mod deliver;
 mod gpus;
 mod harness;
 mod recipes;
+mod registry;
 mod sandbox;
 mod surface;

@@ -75,15 +75,9 @@ fn write(
 ) -> Result<(), DeliverError> {
     let unwritable = |path: &Path, source| DeliverError::Write { path: path.to_owned(), source };
     let failed = |source| unwritable(directory, source);
-    fs::create_dir_all(directory).map_err(failed)?;
     let index_path = directory.join("index.json");
-    let strange = fs::read_dir(directory).map_err(failed)?.count() > 0 && !directory.join("oci-layout").exists();
-    if strange {
-        return Err(DeliverError::Layout { path: directory.to_owned(), detail: "it has no `oci-layout`".to_owned() });
-    }
     let blobs = directory.join("blobs/sha256");
-    fs::create_dir_all(&blobs).map_err(|source| unwritable(&blobs, source))?;
-    write_whole(&directory.join("oci-layout"), OCI_LAYOUT, 0o644).map_err(failed)?;
+    make(directory, &blobs)?;
     for digest in missing {
         copy_blob(store, digest, &blobs)?;
     }
@@ -112,6 +106,19 @@ fn read_index(directory: &Path) -> Result<Option<Value>, DeliverError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DeliverError::Write { path, source }),
     }
+}
+
+/// Makes an empty layout where there is nothing yet.
+fn make(directory: &Path, blobs: &Path) -> Result<(), DeliverError> {
+    let failed = |source| DeliverError::Write { path: directory.to_owned(), source };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let _alone = lock(directory).map_err(failed)?;
+    let marker = directory.join("oci-layout");
+    if !marker.exists() && fs::read_dir(directory).map_err(failed)?.next().is_some() {
+        return Err(DeliverError::Layout { path: directory.to_owned(), detail: "it has no `oci-layout`".to_owned() });
+    }
+    write_whole(&marker, OCI_LAYOUT, 0o644).map_err(failed)?;
+    fs::create_dir_all(blobs).map_err(failed)
 }
 
 /// Copies a blob and compares what was copied with its name, since nobody checks a layout's blobs later.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use super::archive::{OCI_LAYOUT, entry, index};
 use super::{DeliverError, Delivered, Destination, distinct_layers, ensure_all};
@@ -12,9 +13,6 @@ use crate::image::Image;
 use crate::oci::Reference;
 use crate::oci::json::canonical;
 use crate::store::Store;
-
-/// The tag in the passing layout.
-const TAG: &str = "image";
 
 /// Takes the image into Podman under a name.
 ///
@@ -73,30 +71,29 @@ fn local_name(name: &Reference) -> String {
 }
 
 async fn pull(around: &Around, image: &Image, engine: &Podman) -> Result<Digest, DeliverError> {
-    let layout = blocking_layout(&around.store, image)?;
-    let path = layout.path().to_owned();
-    let name = format!("localhost{}:{TAG}", path.display());
-    let id = blocking(engine, move |it| it.pull_layout(&path, TAG)).await?;
-    // The passing layout's own path may have become a name.
-    let hex = id.hex();
-    let _ = blocking(engine, move |it| it.untag(&hex, &name)).await;
+    let scratch = around.store.scratch()?;
+    let name = format!("agent-{}", image.config.digest().short());
+    write_layout(&around.store, image, &scratch.path().join(&name))?;
+    let (parent, layout) = (scratch.path().to_owned(), name.clone());
+    let id = blocking(engine, move |it| it.pull_layout(&parent, &layout)).await?;
+    // The passing layout's name may have become the image's.
+    let _ = blocking(engine, move |it| it.untag(&id.hex(), &format!("localhost/{name}:latest"))).await;
     Ok(id)
 }
 
-fn blocking_layout(store: &Store, image: &Image) -> Result<tempfile::TempDir, DeliverError> {
-    let directory = store.scratch()?;
+fn write_layout(store: &Store, image: &Image, directory: &Path) -> Result<(), DeliverError> {
     for document in [&image.manifest, &image.config] {
         store.put_bytes(&document.bytes)?;
     }
-    let annotations = BTreeMap::from([("org.opencontainers.image.ref.name", TAG.to_owned())]);
-    let written = fs_err::write(directory.path().join("oci-layout"), OCI_LAYOUT)
+    let written = fs_err::create_dir(directory)
+        .and_then(|()| fs_err::write(directory.join("oci-layout"), OCI_LAYOUT))
         .and_then(|()| {
-            let index = canonical(&index(&[entry(image, &annotations)]));
-            fs_err::write(directory.path().join("index.json"), index)
+            let index = canonical(&index(&[entry(image, &BTreeMap::new())]));
+            fs_err::write(directory.join("index.json"), index)
         })
-        .and_then(|()| symlink(store.root().join("blobs"), directory.path().join("blobs")));
-    written.map_err(|source| DeliverError::Write { path: directory.path().to_owned(), source })?;
-    Ok(directory)
+        .and_then(|()| symlink(store.root().join("blobs"), directory.join("blobs")));
+    written.map_err(|source| DeliverError::Write { path: directory.to_owned(), source })?;
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -6,6 +6,7 @@
 
 mod call;
 mod files;
+pub(crate) mod images;
 mod index;
 mod registry;
 mod repository;
@@ -19,7 +20,7 @@ pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
-pub(crate) use require::{Engine, base, docker_host, podman_socket, require, user, venv};
+pub(crate) use require::{Engine, base, docker_host, podman_socket, require, setting, user, venv};
 pub(crate) use wait::{wait_for, wait_until};
 
 /// The time at which everything in the tests happens (2023-11-14).

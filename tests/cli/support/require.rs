@@ -91,7 +91,7 @@ fn docker_socket() -> PathBuf {
 }
 
 /// A variable of the environment, or else of what `ci/setup` wrote down.
-pub(super) fn setting(name: &str) -> Option<String> {
+pub(crate) fn setting(name: &str) -> Option<String> {
     static WRITTEN: OnceLock<BTreeMap<String, String>> = OnceLock::new();
     let written = WRITTEN.get_or_init(|| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ci/env");

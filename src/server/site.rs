@@ -119,7 +119,9 @@ impl Site {
         let text = format!(
             "# Written by the server each time it starts.\n\
              api {{\n    api_server: \"{api}\"\n    web_server: \"{api}\"\n    files_server: \"{files}\"\n    \
-             credentials {{\n        access_key: \"{}\"\n        secret_key: \"{}\"\n    }}\n}}\n",
+             credentials {{\n        access_key: \"{}\"\n        secret_key: \"{}\"\n    }}\n}}\n\
+             # The SDK may hang at a task's end when its reporting process is forked while it looks for the repository.\n\
+             sdk {{\n    development {{\n        report_use_subprocess: false\n    }}\n}}\n",
             self.credentials.user,
             self.credentials.password.reveal(),
         );

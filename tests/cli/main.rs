@@ -14,4 +14,5 @@ mod harness;
 mod recipes;
 mod registry;
 mod sandbox;
+mod server;
 mod surface;

@@ -11,6 +11,7 @@ mod index;
 mod registry;
 mod repository;
 mod require;
+mod server;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
 pub(crate) use require::{Engine, base, docker_host, podman_socket, require, setting, user, venv};
+pub(crate) use server::Server;
 pub(crate) use wait::{wait_for, wait_until};
 
 /// The time at which everything in the tests happens (2023-11-14).

@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError, Table};
 
 pub mod bytecode;
 pub mod entrypoint;
+pub mod code;
 pub mod python;
 pub mod setup;
 pub mod system;

@@ -19,6 +19,7 @@ use crate::oci::{Descriptor, Platform};
 
 mod arguments;
 pub mod base;
+pub mod code;
 mod document;
 pub mod launch;
 pub mod system;

@@ -77,6 +77,8 @@ pub enum ProgressFormat {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Record, build and run a sample task on this machine
+    Quickstart(quickstart::QuickstartArgs),
     /// Serve the ClearML API for this machine or network
     Server(server::ServerArgs),
     /// Look after the store of layers, bases and packages

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod completion;
 pub mod config;
 pub mod gpus;
+pub mod quickstart;
 pub mod server;
 
 use crate::cli::Command;
@@ -27,6 +28,7 @@ pub struct Context {
 pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
     match command {
         Command::Cache(args) => cache::run(args, context).await,
+        Command::Quickstart(_) => quickstart::run(context).await,
         Command::Server(args) => server::run(args, context).await,
         Command::Gpus(args) => gpus::run(&args, context),
         Command::Config(args) => config::run(&args, context),

@@ -20,8 +20,9 @@ use crate::error::{Failure, Kind};
 use crate::launch::VENV;
 use crate::lock::{FORMAT, PythonPart};
 use crate::oci::Meta;
-use crate::process::Output;
 use crate::python::install::{Content, Files, install};
+use crate::report::SharedReporter;
+use crate::sandbox::{self, Changes, Output, Sandbox};
 use crate::store::{Store, StoreError, Table};
 
 /// Names what the compiling program does; part of what fragments are remembered under.
@@ -46,6 +47,18 @@ pub struct Step<'a> {
 
 /// Runs a step on the base (and the system layers above it), without network, and waits for its end.
 pub type Compiler<'a> = dyn Fn(&Step<'_>) -> Result<Output, Failure> + Sync + 'a;
+
+/// Runs a step in a sandbox on the base.
+///
+/// # Errors
+/// [`sandbox::SandboxError`]; a program that fails is no error here.
+pub fn run_in(sandbox: &Sandbox, step: &Step<'_>, reporter: &SharedReporter) -> Result<Output, Failure> {
+    let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
+    let mut inner = sandbox::Step::new("bytecode", &arguments).bind(step.directory, MOUNT, true);
+    inner.env.extend(step.environment.iter().cloned());
+    inner.changes = Changes::Dropped;
+    Ok(sandbox.run(&inner, &**reporter)?)
+}
 
 /// A wheel's bytecode: the files one behind the other in a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,10 +205,8 @@ fn compile(
         kind: failure.kind(),
         hints: failure.hints(),
     })?;
-    if !output.status.success() {
-        let errors = output.errors();
-        let last = errors.lines().last().unwrap_or("no message");
-        return Err(broken(format!("`{}` ended with {}: {last}", part.executable, output.status)));
+    if output.code != 0 {
+        return Err(broken(format!("`{}` ended with {}: {}", part.executable, output.code, output.last_words())));
     }
     keep_fragments(store, part, wanted, (&modules, dir))
 }

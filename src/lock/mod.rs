@@ -21,6 +21,8 @@ mod arguments;
 pub mod base;
 pub mod code;
 mod document;
+pub mod python;
+pub mod requirements;
 pub mod launch;
 pub mod system;
 mod text;

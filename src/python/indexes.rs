@@ -68,25 +68,25 @@ impl Indexes {
     }
 
     /// Adds indexes from the agent's settings.
-    pub fn add_settings(&mut self, addresses: &[String]) {
+    pub fn add_settings(&mut self, addresses: &[Secret]) {
         for address in addresses {
-            if let Some((host, credentials)) = host_of(address) {
+            if let Some((host, credentials)) = host_of(address.reveal()) {
                 if let Some(credentials) = credentials {
                     self.credentials.insert(host.clone(), credentials);
                 }
                 self.machine_hosts.push(host);
             }
-            self.settings.push(Secret::new(address));
+            self.settings.push(address.clone());
         }
     }
 
     /// Adds indexes that the task names.
-    pub fn add_task(&mut self, addresses: &[String]) {
+    pub fn add_task(&mut self, addresses: &[Secret]) {
         for address in addresses {
-            if let Some((host, Some(credentials))) = host_of(address) {
+            if let Some((host, Some(credentials))) = host_of(address.reveal()) {
                 self.credentials.insert(host, credentials);
             }
-            self.task.push(Secret::new(address));
+            self.task.push(address.clone());
         }
     }
 
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_tasks_own_index_is_asked_too_and_may_be_locked() {
         let mut indexes = Indexes::of_machine(&|_| None);
-        indexes.add_task(&["https://k:v@task.example/whl".to_owned()]);
+        indexes.add_task(&[Secret::new("https://k:v@task.example/whl")]);
         assert_eq!(environment(&indexes)[0], ("UV_INDEX".to_owned(), "https://k:v@task.example/whl".to_owned()));
         let wheel = Url::parse("https://task.example/x.whl").unwrap();
         assert!(!indexes.is_machines_own(&wheel));

@@ -1,13 +1,20 @@
 //! What Python a base image has, read from its files: nothing of the base is run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use super::name::normalise;
 use super::tags::Libc;
+use crate::base::rootfs::{NodeKind, Rootfs};
 use crate::digest::Digest;
+use crate::store::{Store, Table};
+
+/// Names what an inspection looks at; part of what it is remembered under.
+const VERSION: u32 = 1;
+/// The search path of an image that names none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A node of a file tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +35,11 @@ pub trait Tree {
     fn node(&self, path: &str) -> Option<Node>;
     /// The names in a directory, sorted.
     fn names(&self, dir: &str) -> Vec<String>;
-    /// The bytes of a regular file.
+    /// The bytes of regular files, in the order asked. Layers are streams: many files cost about as much as one.
     ///
     /// # Errors
     /// Whatever reading gives.
-    fn read(&self, path: &str) -> io::Result<Vec<u8>>;
+    fn read_all(&self, paths: &[&str]) -> io::Result<Vec<Vec<u8>>>;
 }
 
 /// An interpreter of a base.
@@ -104,29 +111,47 @@ impl Inspection {
 /// # Errors
 /// Whatever reading gives.
 pub fn inspect(tree: &dyn Tree, environment: &BTreeMap<String, String>) -> io::Result<Inspection> {
-    let path = environment.get("PATH").map_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", |it| it);
-    let mut found =
-        Inspection { libc: find_libc(tree)?.map(|it| it.to_string()), interpreters: vec![], distributions: vec![] };
-    let mut seen = BTreeSet::new();
+    let programs = programs(tree, environment.get("PATH").map_or(PATH, |it| it));
+    let libc = libc_file(tree);
+    let first: Vec<&str> =
+        programs.iter().map(|it| it.path.as_str()).chain(libc.as_ref().map(|it| it.1.as_str())).collect();
+    let bytes = tree.read_all(&first)?;
+    let libc = match (&libc, bytes.get(programs.len())) {
+        (Some((true, _)), Some(bytes)) => glibc_in(bytes),
+        (Some((false, _)), Some(bytes)) => Some(musl_in(bytes).unwrap_or(Libc::Musl(1, 2))),
+        _ => None,
+    };
+    let mut interpreters = Vec::new();
+    for (program, bytes) in programs.iter().zip(&bytes) {
+        interpreters.extend(interpreter(tree, program, bytes)?);
+    }
+    let distributions = distributions(tree, &interpreters)?;
+    Ok(Inspection { libc: libc.map(|it| it.to_string()), interpreters, distributions })
+}
+
+/// A program that may be an interpreter.
+struct Program {
+    path: String,
+    venv: Option<String>,
+}
+
+/// The programs named like an interpreter, in the order the image finds them.
+fn programs(tree: &dyn Tree, path: &str) -> Vec<Program> {
+    let mut programs: Vec<Program> = Vec::new();
     let conda = ["/opt/conda/bin"];
     for dir in path.split(':').chain(conda).filter(|it| it.starts_with('/')) {
-        let Some(real_dir) = resolve(tree, dir) else { continue };
-        let mut names: Vec<String> = tree.names(&real_dir).into_iter().filter(|it| is_python(it)).collect();
+        let Some(dir) = resolve(tree, dir) else { continue };
+        let mut names: Vec<String> = tree.names(&dir).into_iter().filter(|it| is_python(it)).collect();
         // `python3` is what the base means by Python; the rest from the newest.
         names.sort_by_key(|it| (it != "python3", it != "python", std::cmp::Reverse(minor_of(it))));
         for name in names {
-            let named = format!("{}/{name}", real_dir.trim_end_matches('/'));
-            let Some(real) = resolve(tree, &named) else { continue };
-            if tree.node(&real) == Some(Node::File) && seen.insert(real.clone()) {
-                let venv = venv_of(tree, &real_dir);
-                if let Some(interpreter) = interpreter(tree, &real, venv.as_deref())? {
-                    found.distributions.push(distributions(tree, &interpreter.paths)?);
-                    found.interpreters.push(interpreter);
-                }
+            let Some(path) = resolve(tree, &format!("{}/{name}", dir.trim_end_matches('/'))) else { continue };
+            if tree.node(&path) == Some(Node::File) && programs.iter().all(|it| it.path != path) {
+                programs.push(Program { path, venv: venv_of(tree, &dir) });
             }
         }
     }
-    Ok(found)
+    programs
 }
 
 /// Follows every link of a path inside the tree; `None` when it leads nowhere.
@@ -182,61 +207,63 @@ fn venv_of(tree: &dyn Tree, bin: &str) -> Option<String> {
     (tree.node(&format!("{root}/pyvenv.cfg")) == Some(Node::File)).then(|| root.to_owned())
 }
 
-fn interpreter(tree: &dyn Tree, executable: &str, venv: Option<&str>) -> io::Result<Option<Interpreter>> {
-    let bytes = tree.read(executable)?;
+fn interpreter(tree: &dyn Tree, program: &Program, bytes: &[u8]) -> io::Result<Option<Interpreter>> {
     if !bytes.starts_with(b"\x7fELF") {
         return Ok(None);
     }
+    let executable = program.path.as_str();
     let prefix = executable.rsplit_once("/bin/").map_or("/usr", |it| it.0);
-    let mut digest = Digest::of(&bytes);
-    let mut version = version_in(&bytes);
-    // A small program with all of Python in a shared library.
-    for dir in
-        [format!("{prefix}/lib"), "/usr/lib/x86_64-linux-gnu".to_owned(), "/usr/lib/aarch64-linux-gnu".to_owned()]
+    let mut digest = Digest::of(bytes);
+    let mut version = version_in(bytes);
+    if version.is_none()
+        && let Some(library) = shared_library(tree, executable, prefix)
     {
-        for name in tree.names(&dir) {
-            let wanted = minor_of(executable.rsplit('/').next().unwrap_or_default());
-            let Some(found) = name.strip_prefix("libpython3.").and_then(|it| it.strip_suffix(".so.1.0")) else {
-                continue;
-            };
-            let found: Option<u16> = found.parse().ok();
-            if version.is_none() && (wanted.is_none() || wanted == found) {
-                let library = tree.read(&resolve(tree, &format!("{dir}/{name}")).unwrap_or_default())?;
-                version = version_in(&library);
-                digest = Digest::of(format!("{digest} {}", Digest::of(&library)));
-            }
-        }
+        // A small program with all of Python in a shared library.
+        let bytes = tree.read_all(&[&library])?.pop().unwrap_or_default();
+        version = version_in(&bytes);
+        digest = Digest::of(format!("{digest} {}", Digest::of(&bytes)));
     }
     let Some(version) = version else { return Ok(None) };
-    let Some((major_minor, _)) = version.rsplit_once('.') else { return Ok(None) };
-    let library = format!("{prefix}/lib/python{major_minor}");
+    let Some((minor, _)) = version.rsplit_once('.') else { return Ok(None) };
+    let library = format!("{prefix}/lib/python{minor}");
     let has = |it: &str| {
         resolve(tree, &format!("{library}/{it}")).is_some() || resolve(tree, &format!("{library}/{it}c")).is_some()
     };
-    let mut extra_paths = Vec::new();
-    if let Some(venv) = venv {
-        extra_paths.push(format!("{venv}/lib/python{major_minor}/site-packages"));
-    }
-    let mut paths = extra_paths.clone();
-    paths.push(format!("{prefix}/lib/python{major_minor}/site-packages"));
-    if prefix == "/usr" {
-        paths = extra_paths.clone();
-        paths.push(format!("/usr/local/lib/python{major_minor}/dist-packages"));
-        paths.push(format!("/usr/lib/python{}/dist-packages", major_minor.split('.').next().unwrap_or("3")));
-        paths.push(format!("/usr/lib/python{major_minor}/dist-packages"));
-        paths.push(format!("/usr/lib/python{major_minor}/site-packages"));
-    }
+    let complete = has("contextvars.py") && has("os.py") && has("ctypes/__init__.py");
+    let mut extra_paths: Vec<String> =
+        program.venv.iter().map(|it| format!("{it}/lib/python{minor}/site-packages")).collect();
+    let own: Vec<String> = if prefix == "/usr" {
+        let major = minor.split('.').next().unwrap_or("3");
+        vec![
+            format!("/usr/local/lib/python{minor}/dist-packages"),
+            format!("/usr/lib/python{major}/dist-packages"),
+            format!("/usr/lib/python{minor}/dist-packages"),
+            format!("/usr/lib/python{minor}/site-packages"),
+        ]
+    } else {
+        vec![format!("{library}/site-packages")]
+    };
+    let mut paths: Vec<String> = extra_paths.iter().cloned().chain(own).collect();
     paths.retain(|it| resolve(tree, it).is_some());
     extra_paths.retain(|it| paths.contains(it));
-    let complete = has("contextvars.py") && has("os.py") && has("ctypes/__init__.py");
-    Ok(Some(Interpreter {
-        version: version.clone(),
-        executable: executable.to_owned(),
-        digest,
-        complete,
-        paths,
-        extra_paths,
-    }))
+    let executable = executable.to_owned();
+    Ok(Some(Interpreter { version, executable, digest, complete, paths, extra_paths }))
+}
+
+/// The shared library that holds the interpreter of a program without a version of its own.
+fn shared_library(tree: &dyn Tree, executable: &str, prefix: &str) -> Option<String> {
+    let wanted = minor_of(executable.rsplit('/').next().unwrap_or_default());
+    let dirs =
+        [format!("{prefix}/lib"), "/usr/lib/x86_64-linux-gnu".to_owned(), "/usr/lib/aarch64-linux-gnu".to_owned()];
+    dirs.iter().find_map(|dir| {
+        let dir = resolve(tree, dir)?;
+        let fits = |name: &String| {
+            let minor = name.strip_prefix("libpython3.").and_then(|it| it.strip_suffix(".so.1.0"));
+            minor.and_then(|it| it.parse().ok()).is_some_and(|it: u16| wanted.is_none_or(|wanted| wanted == it))
+        };
+        let name = tree.names(&dir).into_iter().find(fits)?;
+        resolve(tree, &format!("{dir}/{name}"))
+    })
 }
 
 /// The version that stands by itself in an interpreter's binary: `\0` `3.11.2` `\0`.
@@ -266,22 +293,15 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     None
 }
 
-/// The C library: by its loader, then by the version its file says.
-fn find_libc(tree: &dyn Tree) -> io::Result<Option<Libc>> {
+/// The C library's file, and whether it is GNU's.
+fn libc_file(tree: &dyn Tree) -> Option<(bool, String)> {
     let dirs = ["/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib", "/lib"];
-    for dir in dirs {
-        if let Some(path) = resolve(tree, &format!("{dir}/libc.so.6"))
-            && let Some(libc) = glibc_in(&tree.read(&path)?)
-        {
-            return Ok(Some(libc));
-        }
-    }
-    for machine in ["x86_64", "aarch64"] {
-        if let Some(path) = resolve(tree, &format!("/lib/ld-musl-{machine}.so.1")) {
-            return Ok(Some(musl_in(&tree.read(&path)?).unwrap_or(Libc::Musl(1, 2))));
-        }
-    }
-    Ok(None)
+    let gnu = dirs.iter().find_map(|dir| resolve(tree, &format!("{dir}/libc.so.6")));
+    let musl = || {
+        let files = ["x86_64", "aarch64"].map(|it| format!("/lib/ld-musl-{it}.so.1"));
+        files.iter().find_map(|it| resolve(tree, it))
+    };
+    gnu.map(|it| (true, it)).or_else(|| Some((false, musl()?)))
 }
 
 fn glibc_in(bytes: &[u8]) -> Option<Libc> {
@@ -307,10 +327,12 @@ fn musl_in(bytes: &[u8]) -> Option<Libc> {
     None
 }
 
-/// The distributions in some directories; the first of a name is the one that is imported.
-fn distributions(tree: &dyn Tree, paths: &[String]) -> io::Result<Vec<Installed>> {
-    let mut found: BTreeMap<String, Installed> = BTreeMap::new();
-    for path in paths {
+/// The distributions of interpreters; the first of a name is the one that is imported.
+fn distributions(tree: &dyn Tree, interpreters: &[Interpreter]) -> io::Result<Vec<Vec<Installed>>> {
+    let mut files: Vec<(usize, &str, String)> = Vec::new();
+    for (index, path) in
+        interpreters.iter().enumerate().flat_map(|(index, it)| it.paths.iter().map(move |it| (index, it)))
+    {
         let Some(real) = resolve(tree, path) else { continue };
         for name in tree.names(&real) {
             let file = if name.ends_with(".dist-info") {
@@ -322,14 +344,18 @@ fn distributions(tree: &dyn Tree, paths: &[String]) -> io::Result<Vec<Installed>
             } else {
                 continue;
             };
-            let Some(file) = resolve(tree, &file).filter(|it| tree.node(it) == Some(Node::File)) else { continue };
-            let text = tree.read(&file)?;
-            if let Some(it) = read_metadata(&String::from_utf8_lossy(&text), path) {
-                found.entry(it.name.clone()).or_insert(it);
-            }
+            let file = resolve(tree, &file).filter(|it| tree.node(it) == Some(Node::File));
+            files.extend(file.map(|it| (index, path.as_str(), it)));
         }
     }
-    Ok(found.into_values().collect())
+    let texts = tree.read_all(&files.iter().map(|it| it.2.as_str()).collect::<Vec<_>>())?;
+    let mut found = vec![BTreeMap::new(); interpreters.len()];
+    for ((index, path, _), text) in files.iter().zip(texts) {
+        if let Some(it) = read_metadata(&String::from_utf8_lossy(&text), path) {
+            found[*index].entry(it.name.clone()).or_insert(it);
+        }
+    }
+    Ok(found.into_iter().map(|it| it.into_values().collect()).collect())
 }
 
 /// Reads the header of a METADATA or PKG-INFO; what the resolver could not read is left out.
@@ -354,6 +380,56 @@ fn read_metadata(text: &str, location: &str) -> Option<Installed> {
         requires,
         extras,
     })
+}
+
+impl Tree for Rootfs {
+    fn node(&self, path: &str) -> Option<Node> {
+        if path == "/" {
+            return Some(Node::Dir);
+        }
+        let entry = self.lstat(path)?;
+        Some(match entry.kind {
+            NodeKind::Dir => Node::Dir,
+            NodeKind::File | NodeKind::Hardlink => Node::File,
+            NodeKind::Symlink => Node::Link(entry.target.clone().unwrap_or_default()),
+            NodeKind::Other => Node::Other,
+        })
+    }
+
+    fn names(&self, dir: &str) -> Vec<String> {
+        let names: std::collections::BTreeSet<&str> = self.list(dir).into_iter().collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    fn read_all(&self, paths: &[&str]) -> io::Result<Vec<Vec<u8>>> {
+        let found = Self::read_all(self, paths).map_err(io::Error::other)?;
+        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+}
+
+/// What is remembered of a base: by the chain of its layers and its search path.
+#[must_use]
+pub fn remembered(store: &Store, chain_id: &Digest, environment: &BTreeMap<String, String>) -> Option<Inspection> {
+    store.record(Table::Bases, &memory_key(chain_id, environment))
+}
+
+/// Looks at a base and remembers it.
+///
+/// # Errors
+/// Whatever reading the base or writing the record gives.
+pub fn inspect_base(
+    store: &Store,
+    rootfs: &Rootfs,
+    chain_id: &Digest,
+    environment: &BTreeMap<String, String>,
+) -> io::Result<Inspection> {
+    let found = inspect(rootfs, environment)?;
+    store.remember(Table::Bases, &memory_key(chain_id, environment), &found).map_err(io::Error::other)?;
+    Ok(found)
+}
+
+fn memory_key(chain_id: &Digest, environment: &BTreeMap<String, String>) -> Digest {
+    Digest::of(format!("inspection {VERSION} {chain_id} {}", environment.get("PATH").map_or(PATH, |it| it)))
 }
 
 /// A directory of this machine as a tree.
@@ -382,7 +458,91 @@ impl Tree for Directory {
         names
     }
 
-    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-        fs_err::read(self.0.join(path.trim_start_matches('/')))
+    fn read_all(&self, paths: &[&str]) -> io::Result<Vec<Vec<u8>>> {
+        paths.iter().map(|it| fs_err::read(self.0.join(it.trim_start_matches('/')))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    fn put(root: &std::path::Path, path: &str, bytes: &[u8]) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn base() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        put(root, "usr/bin/python3.11", b"\x7fELF..\x003.x\x003.11.2\0more");
+        put(root, "usr/bin/python3-config", b"#!/bin/sh\n");
+        fs::os::unix::fs::symlink("python3.11", root.join("usr/bin/python3")).unwrap();
+        fs::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+        put(
+            root,
+            "usr/lib/x86_64-linux-gnu/libc.so.6",
+            b"..GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\nx",
+        );
+        fs::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
+        for file in ["os.py", "contextvars.py", "ctypes/__init__.py"] {
+            put(root, &format!("usr/lib/python3.11/{file}"), b"");
+        }
+        let metadata = "Name: Torch_Like\nVersion: 2.6.0a0+nv25.1\nRequires-Dist: numpy>=1\nRequires-Dist: not (valid\n\nText: no\n";
+        put(root, "usr/local/lib/python3.11/dist-packages/torch_like-2.6.dist-info/METADATA", metadata.as_bytes());
+        put(root, "usr/lib/python3/dist-packages/six-1.egg-info/PKG-INFO", b"Name: six\nVersion: 1.16.0\n");
+        dir
+    }
+
+    #[test]
+    fn interpreters_libc_and_distributions_are_found_without_running_anything() {
+        let dir = base();
+        let found = inspect(&Directory(dir.path().to_owned()), &BTreeMap::new()).unwrap();
+        assert_eq!(found.libc.as_deref(), Some("glibc 2.36"));
+        let (interpreter, distributions) = found.choose(Some("3.11")).unwrap();
+        assert_eq!((interpreter.version.as_str(), interpreter.executable.as_str()), ("3.11.2", "/usr/bin/python3.11"));
+        let names: Vec<String> = distributions.iter().map(|it| format!("{} {}", it.name, it.version)).collect();
+        assert_eq!(names, ["six 1.16.0", "torch-like 2.6.0a0+nv25.1"]);
+        assert_eq!(distributions[1].requires, ["numpy>=1"]);
+        assert_eq!(distributions[1].location, "/usr/local/lib/python3.11/dist-packages");
+        assert!(found.choose(Some("3.1")).is_none());
+    }
+
+    #[test]
+    fn half_a_standard_library_is_no_python() {
+        let dir = base();
+        fs::remove_file(dir.path().join("usr/lib/python3.11/contextvars.py")).unwrap();
+        let found = inspect(&Directory(dir.path().to_owned()), &BTreeMap::new()).unwrap();
+        assert!(!found.interpreters[0].complete);
+        assert!(found.choose(None).is_none());
+    }
+
+    #[test]
+    fn an_active_environment_of_the_base_is_seen() {
+        let dir = base();
+        let root = dir.path();
+        put(root, "opt/venv/pyvenv.cfg", b"home = /usr/bin\n");
+        fs::create_dir_all(root.join("opt/venv/bin")).unwrap();
+        fs::os::unix::fs::symlink("/usr/bin/python3", root.join("opt/venv/bin/python3")).unwrap();
+        put(root, "opt/venv/lib/python3.11/site-packages/in_venv-1.dist-info/METADATA", b"Name: in-venv\nVersion: 1\n");
+        let environment = BTreeMap::from([("PATH".to_owned(), "/opt/venv/bin:/usr/bin".to_owned())]);
+        let found = inspect(&Directory(root.to_owned()), &environment).unwrap();
+        let (interpreter, distributions) = found.choose(None).unwrap();
+        assert_eq!(interpreter.executable, "/usr/bin/python3.11");
+        assert_eq!(interpreter.extra_paths, ["/opt/venv/lib/python3.11/site-packages"]);
+        assert!(distributions.iter().any(|it| it.name == "in-venv"));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_or_round_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::os::unix::fs::symlink("b", dir.path().join("a")).unwrap();
+        fs::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
+        fs::os::unix::fs::symlink("../../../x", dir.path().join("c")).unwrap();
+        let tree = Directory(dir.path().to_owned());
+        assert_eq!(resolve(&tree, "/a"), None);
+        assert_eq!(resolve(&tree, "/c"), None);
     }
 }

@@ -42,6 +42,8 @@ pub struct Request<'a> {
     pub base: &'a [Installed],
     /// Indexes.
     pub indexes: &'a Indexes,
+    /// Whether what a distribution needs is left out.
+    pub no_deps: bool,
     /// Where PyTorch comes from, `cu126` or `cpu`; `None` treats it like any other package.
     pub torch: Option<&'a str>,
 }
@@ -170,8 +172,16 @@ impl Explain for ResolveError {
 /// # Errors
 /// [`ResolveError`]
 pub fn resolve(uv: &Uv, store: &Store, request: &Request<'_>) -> Result<Resolution, ResolveError> {
+    choose(packages(uv, store, request)?, request)
+}
+
+/// Resolves, without choosing among the files of a package.
+///
+/// # Errors
+/// [`ResolveError`]
+pub fn packages(uv: &Uv, store: &Store, request: &Request<'_>) -> Result<Vec<Package>, ResolveError> {
     if request.requirements.is_empty() {
-        return Ok(Resolution::default());
+        return Ok(Vec::new());
     }
     let platform = platform(request)?;
     let scratch = store.scratch()?;
@@ -180,7 +190,7 @@ pub fn resolve(uv: &Uv, store: &Store, request: &Request<'_>) -> Result<Resoluti
     fs::write(dir.join("requirements.in"), lines(request.requirements))?;
     fs::write(dir.join("constraints.txt"), lines(request.constraints))?;
     stub::write(&dir.join("stubs"), request.base, &best_tag(request))?;
-    let run = |offline: bool| -> Result<Resolution, ResolveError> {
+    let run = |offline: bool| -> Result<Vec<Package>, ResolveError> {
         let answer = dir.join("pylock.toml");
         if request.base.is_empty() {
             remove(&answer)?;
@@ -189,13 +199,12 @@ pub fn resolve(uv: &Uv, store: &Store, request: &Request<'_>) -> Result<Resoluti
         }
         compile(uv, request, dir, &platform, offline)?;
         let text = fs::read_to_string(dir.join("pylock.toml"))?;
-        let packages = pylock::parse(&text, dir).map_err(|reason| ResolveError::Answer { reason })?;
-        choose(packages, request)
+        pylock::parse(&text, dir).map_err(|reason| ResolveError::Answer { reason })
     };
     if base_has_all_names(request)
-        && let Ok(resolution) = run(true)
+        && let Ok(packages) = run(true)
     {
-        return Ok(resolution);
+        return Ok(packages);
     }
     run(false)
 }
@@ -261,6 +270,9 @@ fn compile(uv: &Uv, request: &Request<'_>, dir: &Path, platform: &str, offline: 
         .args(["--only-binary", ":all:", "--no-sources", "--no-python-downloads", "--color", "never"])
         .args(["--python-version", request.python, "--python-platform", platform])
         .current_dir(dir);
+    if request.no_deps {
+        command.arg("--no-deps");
+    }
     if offline {
         command.args(["--offline", "--no-index"]);
     } else if let Some(backend) = request.torch {
@@ -376,6 +388,7 @@ mod tests {
                 architecture: "amd64",
                 base,
                 indexes: &self.indexes,
+                no_deps: false,
                 torch: None,
             };
             resolve(&self.uv, &self.store, &request)

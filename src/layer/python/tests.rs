@@ -96,12 +96,14 @@ fn host_python() -> (String, String) {
 }
 
 /// Runs a step on this machine instead of a base.
-fn on_host(step: &Step<'_>) -> Result<process::Output, crate::error::Failure> {
+fn on_host(step: &Step<'_>) -> Result<crate::sandbox::Output, crate::error::Failure> {
     let directory = step.directory.display().to_string();
     let arguments: Vec<String> = step.arguments.iter().map(|it| it.replace(MOUNT, &directory)).collect();
     let mut command = Command::new(&arguments[0]);
     command.args(&arguments[1..]).env_clear().envs(step.environment.iter().cloned());
-    Ok(process::run(&mut command, Duration::from_secs(300))?)
+    let output = process::run(&mut command, Duration::from_secs(300))?;
+    let code = process::exit_code(output.status);
+    Ok(crate::sandbox::Output { code, stdout: output.stdout, stderr: output.stderr })
 }
 
 fn titles(layers: &[BuiltLayer]) -> Vec<String> {

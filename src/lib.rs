@@ -82,6 +82,11 @@ pub mod gpu;
 #[cfg(feature = "host")]
 pub mod run;
 
+// Together.
+
+#[cfg(feature = "host")]
+pub mod pipeline;
+
 // Servers.
 
 #[cfg(feature = "host")]

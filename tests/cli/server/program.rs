@@ -39,7 +39,7 @@ fn a_server_that_starts_again_has_the_same_addresses_keys_and_tasks() {
     let task = server.call("tasks.create", &json!({"name": "kept", "type": "testing"}))["id"].clone();
     let (access, secret) = server.credentials();
     let before = (server.api().to_owned(), server.files().to_owned(), access.to_owned(), secret.to_owned());
-    server.stop();
+    server.kill();
     let server = Server::start(&context);
     let (access, secret) = server.credentials();
     assert_eq!(before, (server.api().to_owned(), server.files().to_owned(), access.to_owned(), secret.to_owned()));

@@ -1,0 +1,179 @@
+//! Task → Lock → layers → Image: the calls in their order. Read this first.
+//!
+//! [`lock`] pins everything a task asks for; [`build`] makes an image of a lock and reads nothing else. Both are plain
+//! functions that may block; network and engines are asynchronous underneath and waited for here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use crate::base::{Around, Request};
+use crate::digest::Digest;
+use crate::error::{During, Failure};
+use crate::git::Repositories;
+use crate::image::{Assembly, Image, assemble};
+use crate::launch::{self, Mode};
+use crate::layer::BuiltLayer;
+use crate::lock::code::{self, Sources};
+use crate::lock::launch::{ArgumentPolicy, LaunchChoices};
+use crate::lock::{FORMAT, Lock, SetupPart, Text, VERSION};
+use crate::oci::Platform;
+use crate::python::indexes::Indexes;
+use crate::task::Task;
+
+mod base;
+mod layers;
+mod look;
+mod packages;
+
+pub use packages::Choices as RequirementChoices;
+
+/// What all work here is done with.
+pub struct Workshop {
+    /// The store, registries, the engine, the reporter.
+    pub around: Around,
+    /// Runs what is asynchronous.
+    pub runtime: Handle,
+    /// The git cache.
+    pub repositories: Repositories,
+    /// A directory of this machine to take the repository from.
+    pub directory: Option<PathBuf>,
+    /// Package indexes.
+    pub indexes: Indexes,
+    /// How long an answer that may change is believed; zero asks anew.
+    pub max_age: Duration,
+}
+
+impl Workshop {
+    /// Waits for something asynchronous.
+    pub(crate) fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources { repositories: &self.repositories, directory: self.directory.as_deref() }
+    }
+}
+
+/// What decides how a task is pinned, besides the task.
+pub struct Wishes<'a> {
+    /// The base image.
+    pub base: Request,
+    /// Its platform.
+    pub platform: Platform,
+    /// The container arguments that count.
+    pub arguments: Option<String>,
+    /// What may stand in them.
+    pub policy: ArgumentPolicy,
+    /// What the image does without a command.
+    pub mode: Mode,
+    /// The interpreter's version, whatever the task records.
+    pub python: Option<String>,
+    /// System packages.
+    pub apt: Vec<String>,
+    /// Whether the original's libraries for opencv are wanted.
+    pub opencv: bool,
+    /// Whether the image carries bytecode.
+    pub bytecode: bool,
+    /// Whether the base's own distributions stay out of the environment.
+    pub isolated: bool,
+    /// Which requirements count, and where PyTorch comes from.
+    pub requirements: RequirementChoices,
+    /// Whether the section `Environment` becomes environment variables.
+    pub task_environment: bool,
+    /// Whether a script without `Task.init` gets one.
+    pub force_task_init: bool,
+    /// `created` in seconds since the epoch; absent: the commit's time.
+    pub created: Option<i64>,
+    /// Fetches artifacts of the task.
+    pub artifact: &'a code::Artifact<'a>,
+}
+
+/// Pins everything a task asks for.
+///
+/// # Errors
+/// Any stage's, naming it.
+pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, Failure> {
+    let reporter = &*shop.around.reporter;
+    let choices = code::Choices { artifact: wishes.artifact, force_task_init: wishes.force_task_init, reporter };
+    // The repository and the base know nothing of each other.
+    let (request, platform) = (&wishes.base, &wishes.platform);
+    let (found, resolved) = thread::scope(|scope| {
+        let found = scope.spawn(move || -> Result<_, Failure> {
+            let (part, base) = base::lock(shop, request, platform)?;
+            let looked = look::look(shop, &base)?;
+            Ok((part, base, looked))
+        });
+        let resolved = code::resolve(&task.script, &shop.sources(), &choices);
+        (found.join(), resolved.during(|| "cannot have the task's code".to_owned()))
+    });
+    let ((part, base, looked), resolved) = (found.unwrap_or_else(|it| std::panic::resume_unwind(it))?, resolved?);
+    let packages = packages::lock(
+        shop,
+        task,
+        wishes,
+        &packages::Below { part: &part, base: &base, looked: &looked, checkout: &resolved.checkout },
+    )?;
+    let is_file = |path: &str| resolved.checkout.get(path).is_some();
+    let launch = crate::lock::launch::lock(
+        task,
+        resolved.part.as_ref(),
+        &LaunchChoices {
+            mode: wishes.mode,
+            arguments: wishes.arguments.as_deref(),
+            policy: &wishes.policy,
+            task_environment: wishes.task_environment,
+            is_file: resolved.part.is_some().then_some(&is_file),
+        },
+    )
+    .during(|| "cannot tell how the task starts".to_owned())?;
+    launch.warnings.iter().for_each(|it| reporter.warning(it));
+    let script = task.container.setup_script.as_deref().map(str::trim).filter(|it| !it.is_empty());
+    Ok(Lock {
+        version: VERSION,
+        format: FORMAT,
+        created: wishes.created.or(resolved.created).unwrap_or(0),
+        uv: packages.uv,
+        guest: Digest::of(launch::guest_binary()),
+        bytecode: wishes.bytecode,
+        base: part,
+        python: packages.python,
+        system: packages.system,
+        setup: script.map(|it| SetupPart { script: Text::of(it) }),
+        code: resolved.part,
+        launch: launch.part,
+    })
+}
+
+/// An image and how it came about.
+#[derive(Debug)]
+pub struct Built {
+    /// The image.
+    pub image: Image,
+    /// Our layers, bottom first.
+    pub layers: Vec<BuiltLayer>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Makes the image of a lock.
+///
+/// # Errors
+/// Any layer's, naming it.
+pub fn build(shop: &Workshop, lock: &Lock, labels: &BTreeMap<String, String>) -> Result<Built, Failure> {
+    let start = Instant::now();
+    let base = base::open(shop, &lock.base)?;
+    let layers = layers::build(shop, lock, &base)?;
+    let image = assemble(&Assembly {
+        base: &lock.base,
+        base_config: &base.config,
+        layers: &layers,
+        start: &layers::start(lock, &base),
+        labels,
+        created: lock.created,
+    });
+    Ok(Built { image, layers, seconds: start.elapsed().as_secs_f64() })
+}

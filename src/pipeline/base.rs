@@ -1,0 +1,66 @@
+//! The base: found or made by a recipe, pinned, and its bytes at hand when somebody stands on it.
+
+use serde_json::Value;
+
+use super::Workshop;
+use crate::base::{self, Base, BaseError, Request};
+use crate::error::{During, Failure};
+use crate::lock::{BaseLayer, BasePart};
+use crate::oci::Platform;
+use crate::sandbox::LayerBlob;
+use crate::system::recipe;
+
+/// Finds what is asked for and pins it.
+pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> Result<(BasePart, Base), Failure> {
+    let step = || format!("cannot use base image `{request}`");
+    let Request::Recipe(name) = request else {
+        return shop.wait(crate::lock::base::lock(&shop.around, request, platform)).during(step);
+    };
+    let resolved = recipe::resolve(&shop.around.store, name, shop.max_age, &*shop.around.reporter).during(step)?;
+    made(shop, &resolved, platform).during(step)
+}
+
+/// The base a lock pins.
+pub(super) fn open(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
+    let Some(pinned) = &part.recipe else {
+        return shop
+            .wait(crate::lock::base::open(&shop.around, part))
+            .during(|| "cannot open the base image".to_owned());
+    };
+    let name = part.name.as_deref().unwrap_or_default();
+    let resolved = crate::lock::system::recipe(name.trim_start_matches("recipe:"), pinned);
+    let (again, base) = made(shop, &resolved, &part.platform).during(|| format!("cannot make base image `{name}`"))?;
+    if again.config == part.config {
+        return Ok(base);
+    }
+    Err(BaseError::Document {
+        origin: name.to_owned(),
+        detail: format!("the recipe gives {}, the lock pins {}", again.config, part.config),
+    }
+    .into())
+}
+
+/// Its layers, their blobs in the store.
+pub(super) fn blobs(shop: &Workshop, base: &Base) -> Result<Vec<LayerBlob>, Failure> {
+    shop.wait(base::fetch(&shop.around, &base.pin)).during(|| "cannot fetch the base image".to_owned())?;
+    Ok(base.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect())
+}
+
+fn made(shop: &Workshop, resolved: &recipe::Resolved, platform: &Platform) -> Result<(BasePart, Base), Failure> {
+    let store = &shop.around.store;
+    let made = recipe::build(store, resolved, &*shop.around.reporter)?;
+    let part = BasePart {
+        name: Some(format!("recipe:{}", resolved.name)),
+        source: None,
+        manifest: Some(made.manifest.digest),
+        config: made.config.digest,
+        platform: platform.clone(),
+        layers: vec![BaseLayer { diff_id: made.layer.diff_id, blob: Some(made.layer.descriptor) }],
+        recipe: Some(resolved.clone().into()),
+    };
+    let config: Value = serde_json::from_slice(&store.read_blob(&made.config.digest)?).map_err(|error| {
+        BaseError::Document { origin: format!("recipe:{}", resolved.name), detail: error.to_string() }
+    })?;
+    let base = Base { pin: crate::lock::base::pin(&part)?, config };
+    Ok((part, base))
+}

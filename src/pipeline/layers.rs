@@ -1,0 +1,137 @@
+//! The layers of a lock, those that do not stand on each other at the same time.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use super::{Workshop, base};
+use crate::base::{Base, rootfs};
+use crate::digest::Digest;
+use crate::error::{During, Failure};
+use crate::launch;
+use crate::layer::entrypoint::Start;
+use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python, setup, system};
+use crate::lock::Lock;
+use crate::oci::chain_id;
+use crate::sandbox::{Changes, LayerBlob, Output, Sandbox, Step};
+
+/// Builds or finds every layer of a lock, bottom first.
+pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<BuiltLayer>, Failure> {
+    thread::scope(|scope| {
+        let ground = scope.spawn(|| ground(shop, lock, base));
+        let code = scope.spawn(|| code_layer(shop, lock, base));
+        let entrypoint = scope.spawn(|| entrypoint_layers(shop, lock));
+        let wheels = super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture);
+        let mut layers = join(ground)?;
+        wheels?;
+        layers.extend(python_layers(shop, lock, base, &layers)?);
+        layers.extend(join(code)?);
+        layers.extend(join(entrypoint)?);
+        Ok(layers)
+    })
+}
+
+/// How the image of a lock starts.
+pub(super) fn start(lock: &Lock, base: &Base) -> Start {
+    entrypoint::start(&entrypoint::launch(lock), &base.config)
+}
+
+fn entrypoint_layers(shop: &Workshop, lock: &Lock) -> Result<Vec<BuiltLayer>, Failure> {
+    entrypoint::write(&shop.around.store, lock, launch::guest_binary())
+        .during(|| "cannot build layer `entrypoint`".to_owned())
+}
+
+fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T, Failure>>) -> Result<T, Failure> {
+    handle.join().unwrap_or_else(|it| std::panic::resume_unwind(it))
+}
+
+/// Reports the start and end of a layer, and names it in errors.
+fn told(
+    shop: &Workshop,
+    kind: LayerKind,
+    make: impl FnOnce() -> Result<Option<BuiltLayer>, Failure>,
+) -> Result<Option<BuiltLayer>, Failure> {
+    let reporter = &*shop.around.reporter;
+    let id = format!("layer {}", kind.as_str());
+    reporter.started(&id, kind.as_str());
+    let built = make().during(|| format!("cannot build layer `{}`", kind.as_str()))?;
+    let outcome = built.as_ref().map_or("not needed", |it| if it.cached { "cached" } else { "built" });
+    reporter.finished(&id, outcome);
+    Ok(built)
+}
+
+/// What the rest stands on: system packages, then what the setup script leaves.
+fn ground(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<BuiltLayer>, Failure> {
+    let (store, reporter) = (&shop.around.store, &*shop.around.reporter);
+    let mut layers: Vec<BuiltLayer> = Vec::new();
+    if let Some(part) = &lock.system {
+        let mut below = || base::blobs(shop, base);
+        layers.extend(told(shop, LayerKind::System, || system::build(store, &lock.base, part, &mut below, reporter))?);
+    }
+    if let Some(part) = &lock.setup {
+        let script = part.script.bytes();
+        let env: BTreeMap<String, String> = base.env().into_iter().collect();
+        let input = setup::SetupInput { below: chain(base, &layers), script: &script, env: &env };
+        let mut below = || Ok(base::blobs(shop, base)?.into_iter().chain(layers.iter().map(blob)).collect());
+        let built = told(shop, LayerKind::Setup, || setup::build(store, &input, &mut below, reporter).map(Some))?;
+        layers.extend(built);
+        reporter.note("the setup script's layer is not reproducible: what it does is not pinned");
+    }
+    Ok(layers)
+}
+
+fn chain(base: &Base, layers: &[BuiltLayer]) -> Digest {
+    let diff_ids: Vec<Digest> = base.diff_ids().into_iter().chain(layers.iter().map(|it| it.layer.diff_id)).collect();
+    chain_id(&diff_ids).unwrap_or_else(|| Digest::of(""))
+}
+
+fn blob(layer: &BuiltLayer) -> LayerBlob {
+    LayerBlob { diff_id: layer.layer.diff_id, blob: layer.layer.descriptor.digest }
+}
+
+fn python_layers(shop: &Workshop, lock: &Lock, base: &Base, ground: &[BuiltLayer]) -> Result<Vec<BuiltLayer>, Failure> {
+    let reporter = &shop.around.reporter;
+    reporter.started("layer python", "python");
+    // The interpreter is the base's, or of the system packages; what the setup script left is none of its business.
+    let brought = lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest);
+    let below: Vec<&BuiltLayer> = ground.iter().filter(|it| brought && it.kind == LayerKind::System).collect();
+    let compiler = |step: &bytecode::Step<'_>| compile(shop, base, &below, step);
+    let compiler: Option<&bytecode::Compiler<'_>> = lock.bytecode.then_some(&compiler);
+    let layers = python::layers(&shop.around.store, &lock.python, compiler, reporter)
+        .during(|| "cannot build layer `python`".to_owned())?;
+    let cached = layers.iter().all(|it| it.cached);
+    reporter.finished("layer python", if cached { "cached" } else { "built" });
+    Ok(layers)
+}
+
+/// Runs the base's interpreter on a directory of ours, without network; what it changes elsewhere is dropped.
+fn compile(shop: &Workshop, base: &Base, below: &[&BuiltLayer], step: &bytecode::Step<'_>) -> Result<Output, Failure> {
+    let store = &shop.around.store;
+    crate::sandbox::choose(store)?;
+    let mut layers = base::blobs(shop, base)?;
+    layers.extend(below.iter().map(|it| blob(it)));
+    let sandbox = Sandbox::open(store, &layers, &*shop.around.reporter)?;
+    let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
+    let mut inside = Step::new("python bytecode", &arguments).bind(step.directory, bytecode::MOUNT, true);
+    inside.env = step.environment.iter().cloned().collect();
+    inside.changes = Changes::Dropped;
+    Ok(sandbox.run(&inside, &*shop.around.reporter)?)
+}
+
+fn code_layer(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Option<BuiltLayer>, Failure> {
+    let Some(part) = &lock.code else { return Ok(None) };
+    told(shop, LayerKind::Code, || {
+        let owner = owner(shop, base)?;
+        let checkout = || crate::lock::code::checkout(part, &shop.sources());
+        Ok(Some(code::code(&shop.around.store, part, owner, checkout)?))
+    })
+}
+
+/// Whose files the code is: those of the user the image runs as.
+fn owner(shop: &Workshop, base: &Base) -> Result<code::Owner, Failure> {
+    let user = base.user();
+    if ["", "0", "root", "0:0", "root:root"].contains(&user) {
+        return Ok(code::Owner { uid: 0, gid: 0 });
+    }
+    let owner = shop.wait(rootfs::open(&shop.around, base))?.owner(user)?;
+    Ok(code::Owner { uid: owner.uid, gid: owner.gid })
+}

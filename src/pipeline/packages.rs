@@ -1,0 +1,202 @@
+//! Interpreter, system packages and distributions: what a base lacks of what a task needs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::base::Base;
+use crate::error::{During, Explain, Failure, Kind};
+use crate::git::Checkout;
+use crate::lock::python::{self, Ground, Memory, Torch};
+use crate::lock::requirements::{self, Gathered};
+use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution};
+use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
+use crate::python::indexes::Indexes;
+use crate::python::inspect::{Inspection, Installed, Interpreter};
+use crate::secret::mask_userinfo;
+use crate::task::Task;
+
+use super::{Wishes, Workshop, base};
+
+/// What a task stands on.
+pub(super) struct Below<'a> {
+    pub(super) part: &'a BasePart,
+    pub(super) base: &'a Base,
+    pub(super) looked: &'a Inspection,
+    pub(super) checkout: &'a Checkout,
+}
+
+/// The parts of a lock that are packages.
+pub(super) struct Packages {
+    pub(super) uv: Option<Tool>,
+    pub(super) python: PythonPart,
+    pub(super) system: Option<SystemPart>,
+}
+
+/// No C library that we know, so no wheels either.
+#[derive(Debug, thiserror::Error)]
+#[error("the base image has neither glibc nor musl, so no Python can run on it")]
+struct NoLibc;
+
+impl Explain for NoLibc {
+    fn kind(&self) -> Kind {
+        Kind::Unsatisfiable
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Name another base image with --docker, such as recipe:debian-python or python:3.11.".to_owned()]
+    }
+}
+
+/// Which requirements count, and where PyTorch comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Choices {
+    /// Whether the repository's files count even where the task has a list.
+    pub repository_first: bool,
+    /// Whether the user's list counts rather than the pinned one of a run.
+    pub original: bool,
+}
+
+/// A requirement that no wheel fulfils.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` must be built from source, which this release does not do")]
+struct Unbuilt(String);
+
+impl Explain for Unbuilt {
+    fn kind(&self) -> Kind {
+        Kind::Unsatisfiable
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Build a wheel of it, put it on your package index (or a directory named in PIP_FIND_LINKS) and require that.".to_owned()]
+    }
+}
+
+/// Chooses the interpreter, solves system packages and resolves distributions.
+pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Below<'_>) -> Result<Packages, Failure> {
+    let reporter = &shop.around.reporter;
+    let libc = below.looked.libc.clone().ok_or(NoLibc)?;
+    let gathered = gather(task, wishes, below.checkout)?;
+    gathered.notes.iter().for_each(|it| reporter.note(it));
+    let asked = gathered.builds.first().map(|it| mask_userinfo(it.reveal()));
+    if let Some(asked) = asked.or_else(|| gathered.projects.first().map(|it| format!("./{}", it.path))) {
+        return Err(Unbuilt(asked).into());
+    }
+    let chosen = choose(shop, task, wishes, below.looked);
+    let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
+    let system = solve(shop, wishes, below, need)?;
+    let brought = system.interpreter.map(|it| Interpreter {
+        version: it.version,
+        executable: it.executable,
+        digest: it.digest,
+        complete: true,
+        paths: Vec::new(),
+        extra_paths: Vec::new(),
+    });
+    let (interpreter, installed) = match (chosen, &brought) {
+        (Some(chosen), _) => chosen,
+        (None, Some(brought)) => (brought, &[][..]),
+        (None, None) => return Err(NoLibc.into()),
+    };
+    let ground = Ground {
+        interpreter,
+        libc: &libc,
+        architecture: &below.part.platform.architecture,
+        installed,
+        isolated: wishes.isolated,
+    };
+    let mut indexes = shop.indexes.clone();
+    indexes.add_task(&gathered.indexes);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+    let memory = Memory { now, max_age: shop.max_age.as_secs() };
+    let torch = torch(below.base);
+    let store = &shop.around.store;
+    let (python, uv) = python::resolve(store, (&ground, &gathered), (&indexes, torch), memory, reporter)
+        .during(|| "cannot resolve Python requirements".to_owned())?;
+    Ok(Packages { uv, python, system: system.part })
+}
+
+/// The builds of PyTorch that fit a base's CUDA; on a base without, the index's own, which run anywhere.
+fn torch(base: &Base) -> Torch {
+    let env = base.env();
+    let cuda = env.iter().find(|it| it.0 == "CUDA_VERSION").and_then(|(_, version)| {
+        let mut numbers = version.split('.').map(|it| it.parse::<u32>().ok());
+        Some(numbers.next()?? * 10 + numbers.next()??)
+    });
+    cuda.map_or(Torch::Plain, Torch::Cuda)
+}
+
+/// Has the wheels of a lock in the store.
+pub(super) fn fetch(shop: &Workshop, part: &PythonPart, architecture: &str) -> Result<(), Failure> {
+    let indexes: &Indexes = &shop.indexes;
+    shop.wait(python::fetch_wheels(&shop.around.store, part, (indexes, architecture), &shop.around.reporter))
+        .during(|| "cannot fetch Python distributions".to_owned())
+}
+
+fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathered, Failure> {
+    let script = &task.script;
+    let file = |path: &str| checkout.text(path).ok().flatten();
+    let is_dir = |path: &str| path.is_empty() || checkout.is_dir(path);
+    let sources = requirements::Sources {
+        task: &script.requirements,
+        working_dir: script.working_dir.trim_matches('/'),
+        entry_point: script.entry_point.split_whitespace().next().unwrap_or_default(),
+        repository_first: wishes.requirements.repository_first,
+        original: wishes.requirements.original,
+        file: &file,
+        is_dir: &is_dir,
+    };
+    requirements::gather(&sources).during(|| "cannot read the task's requirements".to_owned())
+}
+
+type Chosen<'a> = (&'a crate::python::inspect::Interpreter, &'a [Installed]);
+
+/// The version asked for must be there; the recorded one is a preference, as with the original.
+fn choose<'a>(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, looked: &'a Inspection) -> Option<Chosen<'a>> {
+    if let Some(wanted) = &wishes.python {
+        return looked.choose(Some(wanted));
+    }
+    let recorded = task.script.interpreter.as_deref().and_then(recorded_version);
+    let first = looked.choose(recorded.as_deref()).or_else(|| looked.choose(None));
+    if let (Some(recorded), Some((chosen, _))) = (recorded, first)
+        && !chosen.version.starts_with(&format!("{recorded}."))
+    {
+        shop.around
+            .reporter
+            .note(format!("the task was recorded with Python {recorded}, the base has {}", chosen.version));
+    }
+    first
+}
+
+/// `3.11` of `python3.11` or a path that ends so.
+fn recorded_version(interpreter: &str) -> Option<String> {
+    let name = interpreter.rsplit('/').next()?;
+    let version = name.strip_prefix("python")?;
+    let (major, minor) = version.split_once('.')?;
+    (major == "3" && !minor.is_empty() && minor.bytes().all(|it| it.is_ascii_digit())).then(|| version.to_owned())
+}
+
+fn solve(
+    shop: &Workshop,
+    wishes: &Wishes<'_>,
+    below: &Below<'_>,
+    interpreter: Option<InterpreterNeed>,
+) -> Result<SystemResolution, Failure> {
+    let request = SystemRequest { packages: wishes.apt.clone(), opencv: wishes.opencv, interpreter };
+    let mut layers = || base::blobs(shop, below.base);
+    let mut ask = Ask { layers: &mut layers, reporter: &*shop.around.reporter };
+    crate::lock::system::resolve(&shop.around.store, below.part, &request, shop.max_age, &mut ask)
+        .during(|| "cannot resolve system packages".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recorded_version;
+
+    #[test]
+    fn the_recorded_version_is_read_from_the_interpreters_name() {
+        assert_eq!(recorded_version("python3.11").as_deref(), Some("3.11"));
+        assert_eq!(recorded_version("/opt/x/bin/python3.9").as_deref(), Some("3.9"));
+        for none in ["python", "python3", "/usr/bin/python3.x", "pypy3.9", ""] {
+            assert_eq!(recorded_version(none), None, "{none}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 
 use super::GuestError;
 
@@ -88,7 +88,7 @@ impl Child {
     /// Reaps everything that has ended; tells if the program itself was among it.
     pub(super) fn reap(&self) -> Option<End> {
         let mut end = None;
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid != self.pid {
                 continue;
             }

@@ -1,3 +1,5 @@
 //! Running a finished image: an implementation per engine.
 
+pub mod arguments;
+pub mod docker;
 pub mod native;

@@ -19,7 +19,7 @@ const BUNDLES: [&str; 5] = [
 ];
 
 /// Variables by which programs find a bundle of certificates.
-const TRUST_VARIABLES: [&str; 7] = [
+pub const TRUST_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",

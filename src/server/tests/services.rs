@@ -58,6 +58,20 @@ async fn a_draft_is_edited_and_its_parameters_too() {
 }
 
 #[tokio::test]
+async fn a_users_notes_are_changed_whatever_the_status() {
+    let server = TestServer::new();
+    let task = server.task("noted task").await;
+    server.data("tasks.started", json!({"task": task})).await;
+    server.data("tasks.completed", json!({"task": task})).await;
+    let note = json!([{"section": "properties", "name": "owner", "value": "me"}]);
+    server.data("tasks.edit_hyper_params", json!({"task": task, "hyperparams": note})).await;
+    let mixed =
+        json!([{"section": "properties", "name": "a", "value": "b"}, {"section": "Args", "name": "a", "value": "b"}]);
+    let refused = server.refusal("tasks.edit_hyper_params", json!({"task": task, "hyperparams": mixed})).await;
+    assert_eq!((refused.0, refused.1), (400, 110));
+}
+
+#[tokio::test]
 async fn scalars_plots_and_single_values_come_back() {
     let server = TestServer::new();
     let task = server.task("events task").await;

@@ -188,3 +188,53 @@ fn a_container_runs_and_says_how_it_ended() {
         engine.remove_image("agent-test-run:1").await.unwrap();
     });
 }
+
+#[test]
+fn a_run_is_heard_to_its_end_and_stopped_when_asked() {
+    require(Engine::Docker);
+    let context = TestContext::new();
+    block(async {
+        let (around, engine) = (around(&context, "store"), engine());
+        let request = Request::Layout { directory: base(), tag: Some("latest".to_owned()) };
+        let base = find(&around, &request, &Platform::host()).await.unwrap();
+        let image = on_base(&base, &[layer(&around.store, &[("opt/data", b"run")])]);
+        let name: Reference = "agent-test-attend:1".parse().unwrap();
+        docker(&around, &image, &engine, &name).await.unwrap();
+        let mut spec = ContainerSpec { image: name.familiar(), ..ContainerSpec::default() };
+        agent::run::arguments::apply(&mut spec, "--network none --rm -it -v /etc/hostname:/opt/hostname:ro").unwrap();
+        agent::run::docker::lend_host(&engine, &mut spec);
+        let run = |command: &str| ContainerSpec { command: Some(vec![command.to_owned()]), ..spec.clone() };
+        let id = unique("attend");
+        let started =
+            agent::run::docker::start(&engine, run("cat /opt/data; test -s $SSL_CERT_FILE"), id.trim()).await.unwrap();
+        let mut heard = Vec::new();
+        let keep = |chunk: &LogChunk| {
+            let (LogChunk::Out(bytes) | LogChunk::Err(bytes)) = chunk;
+            heard.extend_from_slice(bytes);
+        };
+        let ended = started.attend(keep, std::future::pending()).await.unwrap();
+        assert_eq!((ended.code, ended.out_of_memory), (0, false));
+        assert_eq!(heard, b"run");
+        let found = agent::run::docker::find(&engine, id.trim()).await.unwrap().unwrap();
+        assert_eq!(found.id(), started.id());
+        found.remove().await.unwrap();
+        assert!(agent::run::docker::find(&engine, id.trim()).await.unwrap().is_none());
+
+        let script = "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+        let started = agent::run::docker::start(&engine, run(script), id.trim()).await.unwrap();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let (mut ready, mut heard) = (Some(ready), Vec::new());
+        let keep = |chunk: &LogChunk| {
+            let (LogChunk::Out(bytes) | LogChunk::Err(bytes)) = chunk;
+            heard.extend_from_slice(bytes);
+            if let Some(ready) = ready.take() {
+                ready.send(()).unwrap();
+            }
+        };
+        let ended = started.attend(keep, async { is_ready.await.unwrap() }).await.unwrap();
+        assert_eq!(ended.code, 5);
+        assert_eq!(heard, b"ready\nasked\n");
+        started.remove().await.unwrap();
+        engine.remove_image("agent-test-attend:1").await.unwrap();
+    });
+}

@@ -2,10 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::edit::draft_only;
+use super::edit::{draft_only, writable};
 use super::read::{named, per_task};
 use super::store::{Task, load_task};
-use crate::clearml::status::Status;
 use crate::server::call::{Call, Reply};
 use crate::server::document::object;
 use crate::server::error::ApiError;
@@ -19,13 +18,17 @@ pub(super) fn get_hyper_params(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(json!({"params": params}).into())
 }
 
+/// The section of what users note about a task, which is theirs to change whatever its status.
+const PROPERTIES: &str = "properties";
+
 /// Drafts may be edited, and with force what has not ended yet.
 fn editable(call: &Call<'_>) -> Result<Task, ApiError> {
     let task = load_task(call, call.required("task")?)?;
-    let running = matches!(task.was, Status::Created | Status::Queued | Status::InProgress);
-    if !running {
-        return Err(ApiError::task_not_draft(task.was.as_str()));
+    let noted = call.items("hyperparams");
+    if !noted.is_empty() && noted.iter().all(|it| it["section"] == PROPERTIES) {
+        return Ok(task);
     }
+    writable(&task)?;
     draft_only(call, &task)?;
     Ok(task)
 }

@@ -10,6 +10,7 @@ mod support;
 mod config;
 mod deliver;
 mod gpus;
+mod guest;
 mod harness;
 mod recipes;
 mod registry;

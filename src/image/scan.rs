@@ -1,20 +1,22 @@
 //! Searches layers we made for the secrets of this run, as they are, in base64 and URL-encoded.
 //!
 //! Layers are searched uncompressed, names and all, so that nothing hides between entries. A secret in base64 has three
-//! forms, one for each place it can begin at. What is too short to tell from chance is not searched for.
+//! forms, one for each place it can begin at. What is too short to tell from chance is not searched for. A layer in which
+//! these secrets were not found is not searched for them again: the store remembers it under a digest of both.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use super::Image;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Kind};
 use crate::oci::tar;
 use crate::secret::Secret;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Table};
 
 /// Shorter secrets would be found everywhere.
 const SHORTEST: usize = 8;
@@ -72,10 +74,7 @@ impl Explain for ScanError {
 /// # Errors
 /// [`ScanError::Found`] at the first one.
 pub fn scan(store: &Store, image: &Image, secrets: &BTreeMap<String, Secret>) -> Result<(), ScanError> {
-    let needles = needles(secrets);
-    if needles.is_empty() {
-        return Ok(());
-    }
+    let Some(needles) = Needles::new(secrets) else { return Ok(()) };
     let found = |place: String, name: &str| ScanError::Found { place, name: name.to_owned() };
     for (place, document) in [("the manifest", &image.manifest), ("the configuration", &image.config)] {
         if let Some(name) = search(document.bytes.as_slice(), &needles).ok().flatten() {
@@ -84,22 +83,48 @@ pub fn scan(store: &Store, image: &Image, secrets: &BTreeMap<String, Secret>) ->
     }
     for layer in image.own_layers() {
         let digest = layer.descriptor.digest;
+        let key = scanned_key(&digest, secrets);
+        if store.record::<()>(Table::Layers, &key).is_some() {
+            continue;
+        }
         let unreadable = |source| ScanError::Read { layer: digest, source };
         let reader = tar::uncompressed(store.open_blob(&digest)?).map_err(unreadable)?;
         if let Some(name) = search(reader, &needles).map_err(unreadable)? {
             return Err(found(format!("layer {} ({})", layer.kind.as_str(), layer.title), name));
         }
+        store.remember(Table::Layers, &key, &())?;
     }
     Ok(())
 }
 
-/// A text to look for, and the secret it stands for.
-struct Needle {
-    text: Vec<u8>,
-    name: String,
+fn scanned_key(layer: &Digest, secrets: &BTreeMap<String, Secret>) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("scanned 1").field(layer.to_string());
+    for secret in secrets.values() {
+        hasher.field(secret.reveal());
+    }
+    hasher.finish()
 }
 
-fn needles(secrets: &BTreeMap<String, Secret>) -> Vec<Needle> {
+/// Texts to look for, and the secrets they stand for.
+struct Needles {
+    finder: AhoCorasick,
+    names: Vec<String>,
+    longest: usize,
+}
+
+impl Needles {
+    /// `None` when there is nothing to look for.
+    fn new(secrets: &BTreeMap<String, Secret>) -> Option<Self> {
+        let (texts, names): (Vec<Vec<u8>>, Vec<String>) = needles(secrets).into_iter().unzip();
+        let longest = texts.iter().map(Vec::len).max()?;
+        // Fails only for more patterns than any run has secrets.
+        let finder = AhoCorasick::new(&texts).ok()?;
+        Some(Self { finder, names, longest })
+    }
+}
+
+fn needles(secrets: &BTreeMap<String, Secret>) -> Vec<(Vec<u8>, String)> {
     let mut needles = Vec::new();
     for (name, secret) in secrets.iter().filter(|it| it.1.reveal().len() >= SHORTEST) {
         let bytes = secret.reveal().as_bytes();
@@ -120,14 +145,13 @@ fn needles(secrets: &BTreeMap<String, Secret>) -> Vec<Needle> {
         texts.extend([url.into_bytes(), percent.into_bytes()]);
         texts.sort();
         texts.dedup();
-        needles.extend(texts.into_iter().map(|text| Needle { text, name: name.clone() }));
+        needles.extend(texts.into_iter().map(|text| (text, name.clone())));
     }
     needles
 }
 
-fn search(mut reader: impl Read, needles: &[Needle]) -> std::io::Result<Option<&str>> {
-    let longest = needles.iter().map(|it| it.text.len()).max().unwrap_or_default();
-    let finders: Vec<_> = needles.iter().map(|it| memchr::memmem::Finder::new(&it.text)).collect();
+fn search(mut reader: impl Read, needles: &Needles) -> std::io::Result<Option<&str>> {
+    let longest = needles.longest;
     let mut window = Vec::with_capacity(PIECE + longest);
     loop {
         let kept = window.len();
@@ -140,10 +164,8 @@ fn search(mut reader: impl Read, needles: &[Needle]) -> std::io::Result<Option<&
             }
         }
         window.truncate(filled);
-        for (finder, needle) in finders.iter().zip(needles) {
-            if finder.find(&window).is_some() {
-                return Ok(Some(&needle.name));
-            }
+        if let Some(hit) = needles.finder.find(&window) {
+            return Ok(needles.names.get(hit.pattern().as_usize()).map(String::as_str));
         }
         if filled < kept + PIECE {
             return Ok(None);
@@ -159,7 +181,7 @@ mod tests {
     fn find(haystack: &[u8]) -> bool {
         let secrets =
             BTreeMap::from([("KEY".to_owned(), Secret::new("p@ss/word+1?")), ("SHORT".to_owned(), Secret::new("abc"))]);
-        search(haystack, &needles(&secrets)).unwrap().is_some()
+        search(haystack, &Needles::new(&secrets).unwrap()).unwrap().is_some()
     }
 
     #[test]

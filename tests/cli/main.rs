@@ -12,6 +12,7 @@ mod deliver;
 mod gpus;
 mod guest;
 mod harness;
+mod quirks;
 mod recipes;
 mod registry;
 mod sandbox;

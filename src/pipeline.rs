@@ -3,6 +3,7 @@
 //! [`lock`] pins everything a task asks for; [`build`] makes an image of a lock and reads nothing else. Both are plain
 //! functions that may block; network and engines are asynchronous underneath and waited for here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
@@ -45,6 +46,8 @@ pub struct Workshop {
     pub indexes: Indexes,
     /// How long an answer that may change is believed; zero asks anew.
     pub max_age: Duration,
+    /// The in-image binary that a lock names: this program's own, or that of an image to be verified.
+    pub guest: Cow<'static, [u8]>,
 }
 
 impl Workshop {

@@ -79,6 +79,16 @@ pub enum ProgressFormat {
 pub enum Command {
     /// Record, build and run a sample task on this machine
     Quickstart(quickstart::QuickstartArgs),
+    /// Build a task's image
+    Build(Box<build::BuildArgs>),
+    /// Pin a task: write down everything its image is made of, by hash
+    Lock(Box<lock::LockArgs>),
+    /// Run an image without a container engine
+    Run(Box<run::RunArgs>),
+    /// Show an image's layers, lock and origin
+    Inspect(inspect::InspectArgs),
+    /// Rebuild an image from the lock inside it and compare
+    Verify(verify::VerifyArgs),
     /// Serve the ClearML API for this machine or network
     Server(server::ServerArgs),
     /// Look after the store of layers, bases and packages

@@ -1,15 +1,15 @@
 //! `agent run`.
 
-use std::path::PathBuf;
-
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 const EXAMPLES: &str = "\
 Examples:
-  agent run team/train:1                                        natively: no container engine needed
-  agent run --set Args/lr=0.1 oci:./image
-  agent run --engine docker --gpus all team/train:1
-  agent run team/train:1 -- python -c 'import torch; print(torch.__version__)'";
+  agent run team/train:1                                        the image's task
+  agent run --set Args/lr=0.1 oci:./image                       with another parameter
+  agent run team/train:1 python -c 'import sys; print(sys.version)'
+
+No container engine is needed. Server and credentials come from ~/clearml.conf and the CLEARML_* environment;
+without any the task runs offline with its recorded parameters. The exit code is the program's.";
 
 /// Options of `agent run`.
 #[derive(Debug, Args)]
@@ -19,38 +19,36 @@ pub struct RunArgs {
     #[arg(value_name = "IMAGE")]
     pub image: String,
     /// Program to run instead of the task, with its arguments
-    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
-    /// What runs it
-    #[arg(long, value_name = "WHAT", default_value = "native")]
-    pub engine: RunEngine,
-    /// Hyperparameter to override
+    /// Hyperparameter to change
     #[arg(long = "set", value_name = "SECTION/NAME=VALUE")]
     pub parameters: Vec<String>,
-    /// Environment variable for the run; without a value it is taken from here
-    #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// Directory to lend to the run
-    #[arg(long = "volume", short = 'v', value_name = "FROM:TO[:ro]")]
-    pub volumes: Vec<String>,
-    /// GPUs to give to it: all, none, or a list of indices and UUIDs
-    #[arg(long, value_name = "LIST", default_value = "none")]
-    pub gpus: String,
+    /// Run this task of the server with the image's code and packages
+    #[arg(long, value_name = "ID")]
+    pub task: Option<String>,
     /// Run the task even while another worker seems to run it
     #[arg(long)]
     pub force: bool,
-    /// Do not speak to the server: recorded parameters, results kept in DIR
-    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub offline: Option<PathBuf>,
-}
-
-/// What runs an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RunEngine {
-    /// This program itself.
-    Native,
-    /// The Docker engine.
-    Docker,
-    /// Podman.
-    Podman,
+    /// Do not speak to a server, whatever credentials there are
+    #[arg(long)]
+    pub offline: bool,
+    /// Offline: directory to keep what the SDK writes in
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<std::path::PathBuf>,
+    /// Environment variable for the run; without a value it is taken from here
+    #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Directory or file to lend to the run
+    #[arg(long = "volume", short = 'v', value_name = "FROM:TO[:ro]")]
+    pub volumes: Vec<String>,
+    /// User inside, instead of the image's
+    #[arg(long, short = 'u', value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Do not let the run write to the image's root
+    #[arg(long)]
+    pub read_only: bool,
+    /// Registry to speak to over plain HTTP or with any certificate (host:port)
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub insecure_registries: Vec<String>,
 }

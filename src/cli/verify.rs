@@ -21,6 +21,9 @@ pub struct VerifyArgs {
     /// A local checkout to take the commit from
     #[arg(long, value_name = "DIR")]
     pub repository: Option<PathBuf>,
+    /// Believe layers that the store already has instead of making them anew
+    #[arg(long)]
+    pub cached: bool,
     /// Registry to speak to over plain HTTP or with any certificate (host:port)
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,

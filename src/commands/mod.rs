@@ -1,11 +1,20 @@
 //! The verbs, a file each: settings in, work of the modules below, results to the [`Ui`].
 
+pub mod build;
 pub mod cache;
 pub mod completion;
 pub mod config;
 pub mod gpus;
 pub mod quickstart;
+pub mod inspect;
+pub mod lock;
+pub mod run;
 pub mod server;
+pub mod verify;
+
+mod around;
+mod built;
+mod workshop;
 
 use crate::cli::Command;
 use crate::error::Failure;
@@ -29,6 +38,11 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
     match command {
         Command::Cache(args) => cache::run(args, context).await,
         Command::Quickstart(_) => quickstart::run(context).await,
+        Command::Build(args) => build::run(*args, context).await,
+        Command::Lock(args) => lock::run(*args, context).await,
+        Command::Run(args) => run::run(*args, context).await,
+        Command::Inspect(args) => inspect::run(args, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
         Command::Server(args) => server::run(args, context).await,
         Command::Gpus(args) => gpus::run(&args, context),
         Command::Config(args) => config::run(&args, context),
@@ -39,7 +53,7 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
 /// Whether a verb obeys SIGINT and SIGTERM itself; the others are dropped where they stand.
 #[must_use]
 pub const fn obeys_signals(command: &Command) -> bool {
-    matches!(command, Command::Server(_))
+    matches!(command, Command::Server(_) | Command::Run(_))
 }
 
 /// Runs sync work where it may block.

@@ -69,6 +69,18 @@ pub struct Agent {
     pub root_in_python_path: bool,
     /// Git credentials, in the order they are tried; the main pair last.
     pub git_credentials: Vec<GitCredentials>,
+    /// `git_host`.
+    pub git_host: Option<String>,
+    /// `git_host_match_prefix`: hosts are compared as beginnings of whole addresses.
+    pub git_host_prefix: bool,
+    /// `git_use_ms_entra_token`: passwords are bearer tokens.
+    pub git_bearer: bool,
+    /// `git_use_azure_pat`: passwords go with the first request.
+    pub git_azure_pat: bool,
+    /// `translate_ssh`: ssh addresses become https where credentials for their host are known.
+    pub translate_ssh: bool,
+    /// `translate_ssl_replacement_scheme` is `http`.
+    pub translate_ssh_to_http: bool,
     /// `force_git_ssh_protocol`.
     pub force_git_ssh: bool,
     /// `force_git_ssh_port`.
@@ -144,6 +156,12 @@ impl Config {
             task_environment: on("agent.enable_task_env", false)?,
             root_in_python_path: on("agent.force_git_root_python_path", false)?,
             git_credentials: self.git_credentials()?,
+            git_host: self.filled("agent.git_host")?,
+            git_host_prefix: on("agent.git_host_match_prefix", false)?,
+            git_bearer: on("agent.git_use_ms_entra_token", false)?,
+            git_azure_pat: on("agent.git_use_azure_pat", false)?,
+            translate_ssh: on("agent.translate_ssh", true)?,
+            translate_ssh_to_http: self.filled("agent.translate_ssl_replacement_scheme")?.as_deref() == Some("http"),
             force_git_ssh: on("agent.force_git_ssh_protocol", false)?,
             git_ssh_port: self.number("agent.force_git_ssh_port", "a port number")?,
             git_ssh_user: self.filled("agent.force_git_ssh_user")?,

@@ -6,6 +6,7 @@ use crate::oci::{Descriptor, Platform};
 
 mod assemble;
 pub mod deliver;
+pub mod named;
 pub mod read;
 pub mod scan;
 pub mod validate;

@@ -8,7 +8,8 @@ use std::io::Read as _;
 
 use serde_json::Value;
 
-use crate::base::{Around, BaseError, Request, fetch_layer, find};
+use super::named;
+use crate::base::{Around, Base, BaseError, Pin, Request, fetch, fetch_layer, find, reopen};
 use crate::digest::Digest;
 use crate::engine::{ContainerSpec, Docker, EngineError};
 use crate::error::{Explain, Kind};
@@ -98,12 +99,16 @@ impl Explain for ReadError {
     }
 }
 
-/// Reads an image of ours. A plain name is looked for in the local engine first, since that is where builds go, then in
-/// its registry.
+/// Reads an image of ours. A plain name is looked for among those built here, then in the local engine, then in its
+/// registry; what the engine has under it counts where the two differ.
 ///
 /// # Errors
 /// [`ReadError`]; [`ReadError::NotOurs`] for an image without a lock.
 pub async fn read(around: &Around, request: &Request, platform: &Platform) -> Result<Found, ReadError> {
+    if let Some(pin) = built_here(around, request).await? {
+        let base = reopen(around, &pin).await?;
+        return from_blobs(around, base, request.to_string()).await;
+    }
     let name = match request {
         Request::Image(reference) => Some(reference.familiar()),
         Request::Docker(name) => Some(name.clone()),
@@ -122,7 +127,50 @@ pub async fn read(around: &Around, request: &Request, platform: &Platform) -> Re
         }
     }
     let base = find(around, request, platform).await?;
-    let origin = request.to_string();
+    from_blobs(around, base, request.to_string()).await
+}
+
+/// Any image with all its blobs in the store, to be run; looked for as [`read`] does.
+///
+/// # Errors
+/// [`ReadError`]
+pub async fn fetch_whole(around: &Around, request: &Request, platform: &Platform) -> Result<Base, ReadError> {
+    let base = match built_here(around, request).await? {
+        Some(pin) => reopen(around, &pin).await?,
+        None => match in_engine(around, request).await? {
+            Some(local) => find(around, &local, platform).await?,
+            None => find(around, request, platform).await?,
+        },
+    };
+    fetch(around, &base.pin).await?;
+    Ok(base)
+}
+
+/// The image in the store that a plain name means, unless the engine has another one under that name.
+async fn built_here(around: &Around, request: &Request) -> Result<Option<Pin>, ReadError> {
+    let Request::Image(reference) = request else { return Ok(None) };
+    let Some(pin) = named::recall(&around.store, reference) else { return Ok(None) };
+    let Some(docker) = &around.docker else { return Ok(Some(pin)) };
+    match docker.image(&reference.familiar()).await {
+        Ok(Some(other)) if other.id != pin.config && Some(other.id) != pin.manifest => Ok(None),
+        Ok(_) | Err(EngineError::Unreachable { .. }) => Ok(Some(pin)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same request to the engine, if that has an image of the name.
+async fn in_engine(around: &Around, request: &Request) -> Result<Option<Request>, ReadError> {
+    let (Request::Image(reference), Some(docker)) = (request, &around.docker) else { return Ok(None) };
+    let name = reference.familiar();
+    match docker.image(&name).await {
+        Ok(found) => Ok(found.map(|_| Request::Docker(name))),
+        Err(EngineError::Unreachable { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads our files out of the topmost layer that has them.
+async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found, ReadError> {
     let mut files = BTreeMap::new();
     for layer in base.pin.layers.iter().rev() {
         fetch_layer(around, base.pin.source.as_ref(), &layer.blob).await?;

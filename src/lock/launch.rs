@@ -104,9 +104,13 @@ impl Entry {
             (directory, _) => (script.entry_point.clone(), relative("working directory", directory)?),
         };
         let words = if let Some(file) = stored {
-            let rest = process::words(&text).unwrap_or_default().into_iter().skip(1);
-            let module = text.starts_with("-m") || text.starts_with("-c");
-            if module { split(&text)? } else { std::iter::once(below(&directory, file)).chain(rest).collect() }
+            if text.starts_with("-m") || text.starts_with("-c") {
+                split(&text)?
+            } else {
+                let whole = stem(&join(&directory, &text)) == stem(file);
+                let rest = if whole { Vec::new() } else { split(&text)? };
+                std::iter::once(seen_from(&directory, file)).chain(rest.into_iter().skip(1)).collect()
+            }
         } else if choices.is_file.is_some_and(|it| it(&join(&directory, &text))) {
             vec![text.clone()]
         } else {
@@ -148,12 +152,23 @@ fn split(text: &str) -> Result<Vec<String>, LaunchError> {
     process::words(text).ok_or_else(|| LaunchError::Quotes { what: "entry point", text: strip_userinfo(text) })
 }
 
-/// A path from the code's root, seen from a directory below it. A stored script lies in the working directory already.
-fn below(directory: &str, file: &str) -> String {
-    match file.strip_prefix(directory).and_then(|it| it.strip_prefix('/')) {
-        Some(inner) if !directory.is_empty() => inner.to_owned(),
-        _ => file.to_owned(),
+/// A file of the code's root as it is named from a directory below the root.
+fn seen_from(directory: &str, file: &str) -> String {
+    let mut file = file.split('/').peekable();
+    let mut directory = directory.split('/').filter(|it| !it.is_empty()).peekable();
+    while let (Some(a), Some(b)) = (file.peek(), directory.peek())
+        && a == b
+    {
+        file.next();
+        directory.next();
     }
+    directory.map(|_| "..").chain(file).collect::<Vec<_>>().join("/")
+}
+
+/// A path without its extension: a notebook is carried as the script it was converted to.
+fn stem(path: &str) -> &str {
+    let name = path.rfind('/').map_or(0, |it| it + 1);
+    path[name..].rfind('.').map_or(path, |it| &path[..name + it])
 }
 
 fn join(directory: &str, path: &str) -> String {
@@ -311,6 +326,20 @@ mod tests {
         assert_eq!(message("a.ipynb", ""), "entry point `a.ipynb` of the task is a notebook");
         assert_eq!(message("-m", ""), "entry point `-m` of the task names no program");
         assert_eq!(message("train.py 'x", ""), "the task's entry point cannot be split into words: `train.py 'x`");
+    }
+
+    #[test]
+    fn a_carried_script_is_started_from_the_working_directory() {
+        for (directory, file, expected) in [
+            ("", "train.py", "train.py"),
+            ("src", "src/train.py", "train.py"),
+            ("src/a", "src/b/train.py", "../b/train.py"),
+            ("src", "train.py", "../train.py"),
+        ] {
+            assert_eq!(seen_from(directory, file), expected);
+        }
+        assert_eq!(stem("a.b/c.ipynb"), stem("a.b/c.py"));
+        assert_eq!(stem("a.b/c"), "a.b/c");
     }
 
     #[test]

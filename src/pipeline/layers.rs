@@ -7,7 +7,6 @@ use super::{Workshop, base};
 use crate::base::{Base, rootfs};
 use crate::digest::Digest;
 use crate::error::{During, Failure};
-use crate::launch;
 use crate::layer::entrypoint::Start;
 use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python, setup, system};
 use crate::lock::Lock;
@@ -36,7 +35,7 @@ pub(super) fn start(lock: &Lock, base: &Base) -> Start {
 }
 
 fn entrypoint_layers(shop: &Workshop, lock: &Lock) -> Result<Vec<BuiltLayer>, Failure> {
-    entrypoint::write(&shop.around.store, lock, launch::guest_binary())
+    entrypoint::write(&shop.around.store, lock, &shop.guest)
         .during(|| "cannot build layer `entrypoint`".to_owned())
 }
 

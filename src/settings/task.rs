@@ -131,6 +131,40 @@ impl TaskSettings {
     }
 }
 
+impl TaskSettings {
+    /// Settings to build again what an image's own lock pins: nothing of a task is asked.
+    ///
+    /// # Errors
+    /// [`crate::config::ConfigError`]
+    pub fn of_image(
+        repository: Option<PathBuf>,
+        insecure_registries: Vec<String>,
+        session: &Session,
+    ) -> Result<Self, Failure> {
+        let config = session.config()?;
+        let agent = config.agent()?;
+        let image = ImageChoice { image: DEFAULT_IMAGE.to_owned(), arguments: None };
+        Ok(Self {
+            source: TaskSource::Lock(PathBuf::new()),
+            repository,
+            mode: Mode::Environment,
+            base: BaseChoice { fallback: image, force: false },
+            python: None,
+            apt: Vec::new(),
+            platform: None,
+            bytecode: true,
+            isolated: false,
+            refresh: false,
+            locked: true,
+            insecure_registries,
+            created: None,
+            api: Config::api(&config)?,
+            agent,
+            notes: Vec::new(),
+        })
+    }
+}
+
 fn source(args: &TaskArgs, lock: Option<PathBuf>) -> Result<TaskSource, UsageError> {
     match (&args.id, &args.task_file, lock) {
         (Some(id), ..) if id.trim().is_empty() => Err(UsageError::new("--id is empty", "Give the task's id or name.")),

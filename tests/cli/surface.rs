@@ -9,7 +9,7 @@ use crate::support::TestContext;
 fn help_and_version() {
     let context = TestContext::new();
     let help = context.agent().arg("--help").ok();
-    for verb in ["server", "cache", "gpus", "config", "completion"] {
+    for verb in ["build", "lock", "run", "inspect", "verify", "server", "cache", "gpus", "config", "completion"] {
         assert!(help.lines().any(|it| it.trim_start().starts_with(verb)), "{verb} in {help}");
         let text = context.agent().args([verb, "--help"]).ok();
         assert!(text.contains("Usage: agent"), "{text}");
@@ -98,4 +98,39 @@ fn completion_scripts_are_made() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(context.agent().args(["completion", shell]).ok().contains("agent"), "{shell}");
     }
+}
+
+/// The build lines of ClearML's own documentation, placeholders filled in and `clearml-agent` read as `agent`.
+const BUILD_LINES: &[&str] = &[
+    "build --id 0123456789abcdef0123456789abcdef --docker --target new-docker-name --entry-point reuse_task",
+    "build --id 0123456789abcdef0123456789abcdef --docker --target new-docker-name --entry-point clone_task",
+    "build --id 0123456789abcdef0123456789abcdef --docker --target new-docker-name",
+    "build --id 0123456789abcdef0123456789abcdef --docker debpy:1 --target myimg --entry-point reuse_task --cpu-only",
+    "build --id 0123456789abcdef0123456789abcdef --install-globally",
+    "build --id 0123456789abcdef0123456789abcdef --docker nvidia/cuda:12.6.3 '--ipc=host -e A=1' --force-docker --target x",
+    "build --id name --python-version 3.11 --docker 'python:3.11 --ipc=host' --gpus 0,1 --log-level DEBUG -O",
+];
+
+#[test]
+fn build_lines_of_the_original_are_understood() {
+    let context = TestContext::new();
+    for line in BUILD_LINES {
+        // Without a server this is as far as a line gets: it was understood.
+        let shell = format!("exec \"$0\" {line}");
+        let outcome = context.command("sh").args(["-c", &shell, env!("CARGO_BIN_EXE_agent")]).run().exits(78);
+        assert!(outcome.stderr.contains("error: no ClearML server is configured"), "{line}: {}", outcome.stderr);
+    }
+    let venv = "build --id x --target ./venv";
+    let outcome = context.agent().args(venv.split(' ')).run().exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: --target `./venv` asks for a virtual environment, which this release does not make
+    hint: Give an image name (--target team/train:1), or -o type=oci,dest=DIR for an image in a directory.
+    ");
+    let outcome = context.agent().args(["build", "--target", "x"]).run().exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: no task is named
+    hint: Name it with --id (on the server), --task (a JSON file) or --lock (a lock).
+    ");
+    let outcome = context.agent().args(["build", "--id", "x", "--entry-point", "reuse"]).run().exits(2);
+    assert!(outcome.stderr.contains("reuse_task, clone_task"), "{}", outcome.stderr);
 }

@@ -43,7 +43,11 @@ async fn info(context: &Context) -> Result<u8, Failure> {
 
 async fn collect(limit: u64, context: &Context) -> Result<u8, Failure> {
     let root = Store::default_path();
-    let collected = blocking(move || Ok(gc::collect(&root, limit)?)).await?;
+    let collected = blocking(move || {
+        let remove = crate::sandbox::remover(&Store::open(&root)?);
+        Ok(gc::collect(&root, limit, &remove)?)
+    })
+    .await?;
     let (before, freed, removed) = match collected {
         Collected::Busy => {
             if context.ui.is_json() {

@@ -113,6 +113,10 @@ pub const VARIABLES: &[Variable] = &[
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
     read("XDG_DATA_HOME", "Where the quick start keeps its server and its sample; `~/.local/share` by default."),
+    read(
+        "AGENT_SANDBOX",
+        "The only way steps of a build may run: `root`, `mapped`, `single` or `docker`; the best that works by default.",
+    ),
     read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
     read("NO_COLOR", "Switches colours off when set to anything."),
     read("CLICOLOR_FORCE", "Switches colours on, terminal or not, when set to anything but `0`."),

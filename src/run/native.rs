@@ -117,7 +117,9 @@ pub fn start(
     let mut env: BTreeMap<String, String> =
         words("Env").iter().filter_map(|it| it.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     env.entry("HOME".to_owned()).or_insert_with(|| account.home.clone());
-    env.insert("HOSTNAME".to_owned(), spec.hostname.clone());
+    if !spec.hostname.is_empty() {
+        env.insert("HOSTNAME".to_owned(), spec.hostname.clone());
+    }
     env.extend(spec.env.clone());
     let guest = Guest {
         argv,

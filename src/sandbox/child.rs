@@ -1,6 +1,6 @@
 //! Our side of a sandbox: starts the stages, hands them their work and hears what they say.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -8,20 +8,25 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
-
-use super::job::{self, Entry, Head, Ids, Reply, Run, STAGE, Trouble, Walk, Work};
+use super::docker::{self, Container, Pipes};
+use super::job::{self, Entry, Head, Reply, Run, STAGE, Trouble, Walk, Work};
 use super::way::Way;
 use super::{Output, SandboxError, ids};
 use crate::report::{Event, Reporter};
 
 /// How long a stage may take to get ready.
-const READY: Duration = Duration::from_secs(60);
+pub(super) const READY: Duration = Duration::from_secs(60);
 
 /// A started stage; ended (KILL) with all that runs in it when dropped.
 pub(super) struct Stage {
-    child: Child,
+    keeper: Keeper,
     control: UnixStream,
+}
+
+/// What a stage runs in.
+enum Keeper {
+    Process(Child),
+    Container(Container),
 }
 
 /// Standard input, output and error.
@@ -42,22 +47,51 @@ impl Stage {
         let child = command.spawn().map_err(starting)?;
         // With it goes our copy of their end, so that we hear when they are gone.
         drop(command);
-        let stage = Self { child, control };
+        let stage = Self { keeper: Keeper::Process(child), control };
+        stage.hand_over(way, work, network)?;
+        Ok(stage)
+    }
+
+    /// The same with what it prints.
+    fn start_piped(way: &Way, work: &Work, network: bool) -> Result<(Self, Pipes), SandboxError> {
+        if let Way::Docker { store } = way {
+            let started = docker::start(store, work);
+            let (container, control, pipes) = started.map_err(|source| SandboxError::Start { source })?;
+            let stage = Self { keeper: Keeper::Container(container), control };
+            stage.hand_over(way, work, network)?;
+            return Ok((stage, pipes));
+        }
+        let mut stage = Self::start(way, work, network, (Stdio::null(), Stdio::piped(), Stdio::piped()))?;
+        let Keeper::Process(child) = &mut stage.keeper else { return Err(unexpected(Reply::Done)) };
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(unexpected(Reply::Done));
+        };
+        Ok((stage, Pipes { stdout: Box::new(stdout), stderr: Box::new(stderr) }))
+    }
+
+    /// The same without anybody listening to what it prints.
+    fn start_quiet(way: &Way, work: &Work) -> Result<Self, SandboxError> {
+        if matches!(way, Way::Docker { .. }) {
+            return Self::start_piped(way, work, true).map(|it| it.0);
+        }
+        Self::start(way, work, true, (Stdio::null(), Stdio::null(), Stdio::null()))
+    }
+
+    fn hand_over(&self, way: &Way, work: &Work, network: bool) -> Result<(), SandboxError> {
         let isolate = matches!(work, Work::Run(_));
-        let head = Head { ids: way.ids(), isolate, network };
-        stage.tell(&head)?;
-        if let Way::Mapped(subordinate) = way {
-            match stage.hear(Some(READY))? {
+        self.tell(&Head { ids: way.ids(), isolate, network })?;
+        if let (Way::Mapped(subordinate), Keeper::Process(child)) = (way, &self.keeper) {
+            match self.hear(Some(READY))? {
                 Reply::Unshared => {}
                 other => return Err(unexpected(other)),
             }
-            ids::map(stage.child.id(), subordinate).map_err(|error| {
-                SandboxError::Stage(Trouble { input: false, ..Trouble::input("map user ids", error) }.into())
+            ids::map(child.id(), subordinate).map_err(|error| {
+                let trouble = Trouble { input: false, ..Trouble::input("map user ids", error) };
+                SandboxError::Stage(trouble.into())
             })?;
-            stage.tell(&())?;
+            self.tell(&())?;
         }
-        stage.tell(&(way.ids(), work))?;
-        Ok(stage)
+        self.tell(&(way.ids(), work))
     }
 
     fn tell(&self, frame: &impl serde::Serialize) -> Result<(), SandboxError> {
@@ -86,10 +120,28 @@ impl Stage {
         }
     }
 
+    /// Another handle on what it is spoken to over; shut down, it ends whoever listens.
+    pub(super) fn line(&self) -> Result<UnixStream, SandboxError> {
+        self.control.try_clone().map_err(|source| SandboxError::Start { source })
+    }
+
     /// Ends it and all that runs in it.
     pub(super) fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.keeper {
+            Keeper::Process(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Keeper::Container(container) => container.end(true),
+        }
+    }
+
+    /// Lets it end by itself, as it has said it does.
+    fn end(&mut self) {
+        match &mut self.keeper {
+            Keeper::Container(container) => container.end(false),
+            Keeper::Process(_) => self.kill(),
+        }
     }
 }
 
@@ -99,7 +151,7 @@ impl Drop for Stage {
     }
 }
 
-fn unexpected(reply: Reply) -> SandboxError {
+pub(super) fn unexpected(reply: Reply) -> SandboxError {
     match reply {
         Reply::Failed(trouble) => SandboxError::Stage(trouble.into()),
         other => SandboxError::Start { source: io::Error::other(format!("the sandbox answered {other:?}")) },
@@ -108,7 +160,7 @@ fn unexpected(reply: Reply) -> SandboxError {
 
 /// Has some work done that says nothing on its way.
 pub(super) fn work(way: &Way, work: &Work) -> Result<(), SandboxError> {
-    let stage = Stage::start(way, work, true, (Stdio::null(), Stdio::null(), Stdio::null()))?;
+    let stage = Stage::start_quiet(way, work)?;
     match stage.hear(None)? {
         Reply::Done => Ok(()),
         other => Err(unexpected(other)),
@@ -121,7 +173,7 @@ pub(super) fn walk(
     walk: Walk,
     take: &mut dyn FnMut(Entry, &mut dyn Read) -> Result<(), SandboxError>,
 ) -> Result<(), SandboxError> {
-    let stage = Stage::start(way, &Work::Walk(walk), true, (Stdio::null(), Stdio::null(), Stdio::null()))?;
+    let stage = Stage::start_quiet(way, &Work::Walk(walk))?;
     let starting = |source| SandboxError::Start { source };
     stage.control.set_read_timeout(None).map_err(starting)?;
     let mut reader = BufReader::with_capacity(1 << 20, &stage.control);
@@ -142,7 +194,6 @@ pub(super) fn walk(
 /// What a run needs besides its [`Run`].
 pub(super) struct Outside<'a> {
     pub(super) network: bool,
-    pub(super) stdin: &'a [u8],
     pub(super) limit: Duration,
     /// Names the program for people.
     pub(super) title: &'a str,
@@ -151,17 +202,19 @@ pub(super) struct Outside<'a> {
 
 /// Runs a program to its end: what it printed and how it ended, and the mount points that were made for it.
 pub(super) fn run(way: &Way, run: Run, outside: &Outside<'_>) -> Result<(Output, Vec<String>), SandboxError> {
-    let stdin = if outside.stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
     let work = Work::Run(Box::new(run));
-    let mut stage = Stage::start(way, &work, outside.network, (stdin, Stdio::piped(), Stdio::piped()))?;
-    let (stdin, stdout, stderr) = (stage.child.stdin.take(), stage.child.stdout.take(), stage.child.stderr.take());
+    let (mut stage, pipes) = Stage::start_piped(way, &work, outside.network)?;
     thread::scope(|scope| {
-        scope.spawn(move || stdin.map(|mut it| it.write_all(outside.stdin)));
+        let Pipes { stdout, stderr } = pipes;
         let out = scope.spawn(move || drain(stdout, outside));
         let err = scope.spawn(move || drain(stderr, outside));
         let end = follow(&stage, outside.limit, outside.title);
         // Whatever is left goes now, and with it the other ends of the pipes.
-        stage.kill();
+        if end.is_ok() {
+            stage.end();
+        } else {
+            stage.kill();
+        }
         let collect = |it: thread::ScopedJoinHandle<'_, Vec<u8>>| it.join().unwrap_or_default();
         let (stdout, stderr) = (collect(out), collect(err));
         let (code, made) = end?;
@@ -189,9 +242,8 @@ fn follow(stage: &Stage, limit: Duration, title: &str) -> Result<(i32, Vec<Strin
 }
 
 /// Reads to the end and reports each line as it comes.
-fn drain(pipe: Option<impl Read>, outside: &Outside<'_>) -> Vec<u8> {
+fn drain(mut pipe: Box<dyn Read + Send>, outside: &Outside<'_>) -> Vec<u8> {
     let mut all = Vec::new();
-    let Some(mut pipe) = pipe else { return all };
     let mut shown = 0;
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -215,67 +267,4 @@ fn drain(pipe: Option<impl Read>, outside: &Outside<'_>) -> Vec<u8> {
 fn report(outside: &Outside<'_>, line: &[u8]) {
     let text = String::from_utf8_lossy(line).trim_end().to_owned();
     outside.reporter.report(Event::Line { source: outside.title.to_owned(), text });
-}
-
-/// A program that goes on by itself until it ends: its own first process, with our streams.
-pub struct Process {
-    stage: Stage,
-    pid: i32,
-}
-
-impl Process {
-    pub(super) fn start(way: &Way, run: Run, network: bool, streams: Streams) -> Result<Self, SandboxError> {
-        let stage = Stage::start(way, &Work::Run(Box::new(run)), network, streams)?;
-        match stage.hear(Some(READY))? {
-            Reply::Started { pid } => Ok(Self { stage, pid }),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Sends a signal to the program; one that has ended already is no error.
-    pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-
-    /// The program's process id, as this process sees it.
-    #[must_use]
-    pub const fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Waits for its end: its exit code, or 128 and the number of the signal that ended it. `None` when it goes on
-    /// after `patience`.
-    ///
-    /// # Errors
-    /// [`SandboxError::Stage`] when it could not be started after all.
-    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<i32>, SandboxError> {
-        loop {
-            match self.stage.hear(patience) {
-                Ok(Reply::Exited { code }) => return Ok(Some(code)),
-                Ok(_) => {}
-                Err(SandboxError::Start { source }) if source.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Process {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Process").field("pid", &self.pid).finish()
-    }
-}
-
-/// The ids of a way, for who only needs to know whether we are root.
-impl Way {
-    /// How ids look from inside.
-    pub(super) const fn ids(&self) -> Ids {
-        match *self {
-            Self::Root => Ids::Host,
-            Self::Mapped(_) => Ids::Mapped,
-            Self::Single { uid, gid } => Ids::Single { uid, gid },
-        }
-    }
 }

@@ -96,6 +96,8 @@ pub(super) struct Run {
     pub(super) user: Option<(u32, u32)>,
     /// Further groups of it.
     pub(super) groups: Vec<u32>,
+    /// The file that is its standard input; the stage's own when absent.
+    pub(super) input: Option<PathBuf>,
     /// What is mounted, in order.
     pub(super) binds: Vec<Bind>,
     /// Empty directories in memory: path and mode.

@@ -10,273 +10,51 @@
 //!
 //! Files of a sandbox that is not root's belong to other ids than ours; they are read and removed by stages too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
-use crate::digest::Digest;
-use crate::error::{Explain, Kind};
 use crate::oci::layer::DeviceKind;
 use crate::oci::{Layer, LayerError, LayerWriter, Meta};
 use crate::report::Reporter;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 #[expect(unsafe_code, reason = "a descriptor is handed to a process between fork and exec")]
 mod child;
+mod docker;
+mod error;
 mod ids;
 mod job;
 pub mod lend;
 mod mounts;
+mod process;
 mod scrub;
 mod snapshot;
 #[expect(unsafe_code, reason = "namespaces are entered and users changed between fork and exec")]
 mod stage;
+mod step;
 mod unpack;
 mod upper;
 mod way;
 
-pub use child::Process;
+pub use error::{Refused, SandboxError, StageError};
 pub use ids::{Range, Subordinate};
 pub use job::Bind;
+pub use process::Process;
 pub use stage::dispatch;
+pub use step::{Changes, Guest, LayerBlob, Output, Step, Temporary};
 pub use way::{Way, choose};
 
-use job::{Entry, Node, Overlay, Run, Trouble, Walk, Work};
+use job::{Entry, Node, Overlay, Run, Walk, Work};
 
 /// The search path of a step that sets none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// A way that is not open, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// For people: `as root`.
-    pub way: &'static str,
-    /// What was tried and what the system said.
-    pub reason: String,
-}
-
-/// What went wrong inside.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct StageError {
-    what: String,
-    error: String,
-    errno: Option<i32>,
-    input: bool,
-}
-
-impl From<Trouble> for StageError {
-    fn from(trouble: Trouble) -> Self {
-        Self { what: trouble.what, error: trouble.error, errno: trouble.errno, input: trouble.input }
-    }
-}
-
-/// Why something could not be done in a sandbox.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// There is no way to have one on this machine.
-    #[error("nothing can be run on a base image here ({})", reasons(refused))]
-    NoWay {
-        /// All ways.
-        refused: Vec<Refused>,
-    },
-    /// Its process could not be started or spoken to.
-    #[error("cannot start the sandbox")]
-    Start {
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It could not do its work.
-    #[error("the sandbox cannot {}", .0.what)]
-    Stage(#[source] StageError),
-    /// A layer cannot be unpacked as it is.
-    #[error("layer {layer} is not usable: cannot {}", trouble.what)]
-    Layer {
-        /// Its diff_id.
-        layer: Digest,
-        /// What is wrong with it.
-        #[source]
-        trouble: StageError,
-    },
-    /// A step took too long and was ended.
-    #[error("`{title}` did not end within {} s", limit.as_secs())]
-    Late {
-        /// The step.
-        title: String,
-        /// The time it was given.
-        limit: Duration,
-    },
-    /// What changed cannot be a layer.
-    #[error(transparent)]
-    Write(#[from] LayerError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl SandboxError {
-    /// Whether the program of a step, or something it needs to start, does not exist.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        let none = rustix::io::Errno::NOENT.raw_os_error();
-        matches!(self, Self::Stage(trouble) if trouble.errno == Some(none) && trouble.what.starts_with("start "))
-    }
-}
-
-fn reasons(refused: &[Refused]) -> String {
-    refused.iter().map(|it| format!("{}: {}", it.way, it.reason)).collect::<Vec<_>>().join("; ")
-}
-
-impl Explain for SandboxError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NoWay { .. } => Kind::Sandbox,
-            Self::Start { source } => Kind::of_io(source),
-            Self::Stage(trouble) if trouble.input => Kind::Input,
-            Self::Stage(trouble) => {
-                trouble.errno.map_or(Kind::System, |it| match Kind::of_io(&io::Error::from_raw_os_error(it)) {
-                    Kind::NotFound => Kind::System,
-                    kind => kind,
-                })
-            }
-            Self::Layer { .. } => Kind::Input,
-            Self::Late { .. } => Kind::System,
-            Self::Write(error) => error.kind(),
-            Self::Store(error) => error.kind(),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::NoWay { .. } => vec![
-                "Run as root, or let unprivileged users make user namespaces and give yours subordinate ids: \
-                 install `uidmap`, then `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`."
-                    .to_owned(),
-                "In a container, start it with `--privileged`, or build where the layers are in the cache already."
-                    .to_owned(),
-                "Wheels alone need no sandbox: lock with `--no-bytecode` and without system packages.".to_owned(),
-            ],
-            Self::Write(error) => error.hints(),
-            Self::Store(error) => error.hints(),
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// A layer to stand on: its blob is in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerBlob {
-    /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
-    /// Digest of the stored blob.
-    pub blob: Digest,
-}
-
-/// Where a step's changes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Changes {
-    /// Into the sandbox: later steps see them, and the layer has them.
-    #[default]
-    Kept,
-    /// Nowhere. Many such steps may run at once.
-    Dropped,
-}
-
-/// One program run in a sandbox.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// For people: `apt-get install`.
-    pub title: String,
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// Environment besides `PATH`, `HOME` and `LC_ALL`.
-    pub env: BTreeMap<String, String>,
-    /// Working directory inside.
-    pub directory: String,
-    /// Whether it sees the host's network.
-    pub network: bool,
-    /// What of the host it sees.
-    pub binds: Vec<Bind>,
-    /// Its standard input.
-    pub stdin: Vec<u8>,
-    /// Where its changes go.
-    pub changes: Changes,
-    /// Whether `/tmp` is its own and forgotten.
-    pub private_tmp: bool,
-    /// How long it may take.
-    pub limit: Duration,
-}
-
-impl Step {
-    /// A step without network and input that may take an hour.
-    #[must_use]
-    pub fn new(title: impl Into<String>, argv: &[&str]) -> Self {
-        Self {
-            title: title.into(),
-            argv: argv.iter().map(|&it| it.to_owned()).collect(),
-            env: BTreeMap::new(),
-            directory: "/".to_owned(),
-            network: false,
-            binds: Vec::new(),
-            stdin: Vec::new(),
-            changes: Changes::Kept,
-            private_tmp: true,
-            limit: Duration::from_secs(3600),
-        }
-    }
-
-    /// The same with one more directory or file of the host.
-    #[must_use]
-    pub fn bind(mut self, source: &Path, target: &str, writable: bool) -> Self {
-        self.binds.push(Bind { source: source.to_owned(), target: target.to_owned(), writable });
-        self
-    }
-
-    /// The same with one more variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.env.insert(name.to_owned(), value.into());
-        self
-    }
-}
-
-/// How a step ended and what it printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Its exit code, or 128 and the number of the signal that ended it.
-    pub code: i32,
-    /// All of its standard output.
-    pub stdout: Vec<u8>,
-    /// All of its standard error.
-    pub stderr: Vec<u8>,
-}
-
-impl Output {
-    /// Its standard output as text.
-    #[must_use]
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// The last lines of what it printed, for messages: standard error, else standard output.
-    #[must_use]
-    pub fn last_words(&self) -> String {
-        let words = |bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|it| !it.is_empty()).collect();
-            lines[lines.len().saturating_sub(12)..].join("\n")
-        };
-        let errors = words(&self.stderr);
-        if errors.is_empty() { words(&self.stdout) } else { errors }
-    }
-}
 
 /// A base with room for changes on top. Removed when dropped.
 pub struct Sandbox {
@@ -347,6 +125,7 @@ impl Sandbox {
             directory: step.directory.clone(),
             tmpfs: vec![("/run".to_owned(), 0o755)],
             hostname: "sandbox".to_owned(),
+            input: self.input(&work, &step.stdin)?,
             ..Run::default()
         };
         if step.private_tmp {
@@ -359,13 +138,7 @@ impl Sandbox {
             lend::lend(&mut run.binds, &mut run.env);
         }
         run.binds.extend(step.binds.iter().cloned());
-        let outside = child::Outside {
-            network: step.network,
-            stdin: &step.stdin,
-            limit: step.limit,
-            title: &step.title,
-            reporter,
-        };
+        let outside = child::Outside { network: step.network, limit: step.limit, title: &step.title, reporter };
         let ran = child::run(&self.way, run, &outside);
         let mut rubbish = vec![work];
         if step.changes == Changes::Dropped {
@@ -391,13 +164,7 @@ impl Sandbox {
         env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
         let directory = upper.to_string_lossy().into_owned();
         let run = Run { argv: step.argv.clone(), env, directory, ..Run::default() };
-        let outside = child::Outside {
-            network: step.network,
-            stdin: &step.stdin,
-            limit: step.limit,
-            title: &step.title,
-            reporter,
-        };
+        let outside = child::Outside { network: step.network, limit: step.limit, title: &step.title, reporter };
         Ok(child::run(&self.way, run, &outside)?.0)
     }
 
@@ -423,9 +190,10 @@ impl Sandbox {
             user: guest.user,
             groups: guest.groups.clone(),
             binds,
-            tmpfs: vec![("/run".to_owned(), 0o755)],
+            tmpfs: Vec::new(),
             sys: true,
             hostname: guest.hostname.clone(),
+            input: None,
             first: true,
         };
         Process::start(&self.way, run, guest.network, streams)
@@ -448,6 +216,16 @@ impl Sandbox {
         Ok(writer.finish()?)
     }
 
+    /// Puts a step's input where its stage finds it, whatever that runs in.
+    fn input(&self, work: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, SandboxError> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let path = work.with_extension("input");
+        fs::write(&path, bytes).map_err(|source| SandboxError::Start { source })?;
+        Ok(Some(path))
+    }
+
     fn scratch(&self) -> &Path {
         // Taken away only by `drop`.
         self.scratch.as_ref().map_or_else(|| Path::new(""), tempfile::TempDir::path)
@@ -468,38 +246,6 @@ impl Sandbox {
         };
         Ok((work, upper))
     }
-}
-
-/// Whether files in temporary directories enter a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Temporary {
-    /// They do.
-    Kept,
-    /// They do not.
-    LeftOut,
-}
-
-/// A program that is the first process of a sandbox: an image's entry point.
-#[derive(Debug, Clone, Default)]
-pub struct Guest {
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// The whole environment; may hold secrets, and never stands in an argument.
-    pub env: BTreeMap<String, String>,
-    /// Working directory inside.
-    pub directory: String,
-    /// Owner of the process; root when absent, and always root (who is the user outside) where only one id exists.
-    pub user: Option<(u32, u32)>,
-    /// Further groups.
-    pub groups: Vec<u32>,
-    /// What of the host is seen.
-    pub binds: Vec<Bind>,
-    /// Whether the host's network is seen, with its names, proxies and certificates.
-    pub network: bool,
-    /// Whether the root cannot be written to.
-    pub read_only: bool,
-    /// Host name inside.
-    pub hostname: String,
 }
 
 impl Drop for Sandbox {
@@ -542,12 +288,17 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Removes a tree that may hold files of other ids: an unpacked chain that is collected.
-///
-/// # Errors
-/// [`SandboxError`]
-pub fn remove(store: &Store, path: &Path) -> Result<(), SandboxError> {
-    child::work(&choose(store)?, &Work::Remove(vec![path.to_owned()]))
+/// What removes trees that may hold files of other ids: unpacked layers that are collected. The way is chosen now,
+/// while the store can be worked in.
+pub fn remover(store: &Store) -> impl Fn(&Path) -> io::Result<()> + use<> {
+    let way = choose(store);
+    move |path| {
+        let removed = way
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|way| child::work(way, &Work::Remove(vec![path.to_owned()])).map_err(|error| error.to_string()));
+        removed.map_err(io::Error::other)
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,10 @@ pub(super) fn enter(run: &Run, ids: Ids) -> Result<Vec<String>, Trouble> {
     if ids == Ids::Host {
         tree.protect()?;
     }
+    if overlay.read_only {
+        // Not before: mount points had to be made.
+        tree.read_only(".").doing(|| "make the root read-only".to_owned())?;
+    }
     rustix::process::chdir(&root).doing(|| "enter the root directory".to_owned())?;
     rustix::process::pivot_root(".", ".").doing(|| "change the root directory".to_owned())?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "let the host's root go".to_owned())?;
@@ -64,16 +68,20 @@ fn mount_overlay(overlay: &Overlay, ids: Ids) -> Result<PathBuf, Trouble> {
     let root = work.join("root");
     fs::create_dir(&root).doing(|| "make the mount point of the overlay".to_owned())?;
     link(&overlay.upper, &work.join("upper"))?;
+    if ids == Ids::Host {
+        // Through a container the directory was made by somebody else.
+        let root = (Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT));
+        rustix::fs::chown(&overlay.upper, root.0, root.1).doing(|| "own the place of changes".to_owned())?;
+    }
     fs::create_dir(work.join("work")).doing(|| "make the overlay's work directory".to_owned())?;
     let mut options = format!("lowerdir={lowers},upperdir=upper,workdir=work");
     // Defaults differ between kernels; layers must not. `userxattr` implies the first two.
     options.push_str(if ids == Ids::Host { ",redirect_dir=off,metacopy=off,index=off" } else { ",userxattr" });
-    let flags = if overlay.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
     rustix::process::chdir(work).doing(|| format!("enter `{}`", work.display()))?;
     // Without waiting for the disk where the kernel can (5.10): what is made here is thrown away after a crash.
-    let volatile = mount_type("overlay", "root", flags, &format!("{options},volatile"));
+    let volatile = mount_type("overlay", "root", MountFlags::empty(), &format!("{options},volatile"));
     let mounted = match volatile {
-        Err(Errno::INVAL) => mount_type("overlay", "root", flags, &options),
+        Err(Errno::INVAL) => mount_type("overlay", "root", MountFlags::empty(), &options),
         other => other,
     };
     mounted.doing(|| format!("mount an overlay in `{}`", work.display()))?;

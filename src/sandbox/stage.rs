@@ -6,7 +6,8 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -25,12 +26,9 @@ pub fn dispatch() {
         return;
     }
     let stage = args.next().unwrap_or_default();
-    let Some(control) = args.next().and_then(|it| it.parse::<RawFd>().ok()).filter(|it| *it > 2) else {
+    let Some(control) = args.next().and_then(|it| control(&it)) else {
         std::process::exit(2);
     };
-    // SAFETY: our parent opened this descriptor for us alone and says so in the argument; nothing else in this process,
-    // which has only just begun, owns it.
-    let control = unsafe { File::from_raw_fd(control) };
     let _ = rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC);
     let result = if stage == "2" { inner(&control) } else { outer(&control) };
     let code = result.unwrap_or_else(|trouble| {
@@ -38,6 +36,17 @@ pub fn dispatch() {
         1
     });
     std::process::exit(code);
+}
+
+/// What our parent speaks over: `socket:PATH`, or the number of a descriptor.
+fn control(name: &str) -> Option<File> {
+    if let Some(path) = name.strip_prefix("socket:") {
+        return UnixStream::connect(path).ok().map(|it| File::from(OwnedFd::from(it)));
+    }
+    let number = name.parse::<RawFd>().ok().filter(|it| *it > 2)?;
+    // SAFETY: our parent opened this descriptor for us alone and says so in the argument; nothing else in this process,
+    // which has only just begun, owns it.
+    Some(unsafe { File::from_raw_fd(number) })
 }
 
 fn next<T: serde::de::DeserializeOwned>(control: &File) -> Result<T, Trouble> {
@@ -147,6 +156,10 @@ fn inner(control: &File) -> Result<i32, Trouble> {
     die_with_parent()?;
     let (ids, work): (Ids, Work) = next(control)?;
     let Work::Run(run) = work else { return Err(Trouble::input("run a program", "another thing was asked for")) };
+    let input = match &run.input {
+        Some(path) => Some(fs_err::File::open(path).doing(|| "open the input".to_owned())?),
+        None => None,
+    };
     let made = mounts::enter(&run, ids)?;
     if !run.hostname.is_empty() {
         rustix::system::sethostname(run.hostname.as_bytes()).doing(|| "set the host name".to_owned())?;
@@ -158,6 +171,9 @@ fn inner(control: &File) -> Result<i32, Trouble> {
     command.args(arguments).env_clear().envs(&run.env);
     if !run.directory.is_empty() {
         command.current_dir(&run.directory);
+    }
+    if let Some(input) = input {
+        command.stdin(input.into_file());
     }
     become_user(&mut command, &run, ids);
     if run.first {

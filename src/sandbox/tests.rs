@@ -1,6 +1,10 @@
 //! The sandbox against layers made here; `tests/cli/sandbox.rs` has real bases and other users.
 
+use std::time::Duration;
+
 use super::*;
+use crate::digest::Digest;
+use crate::error::{Explain, Kind};
 use crate::oci::layer::EPOCH;
 use crate::report::Silent;
 

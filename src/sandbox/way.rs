@@ -9,13 +9,13 @@ use fs_err as fs;
 
 use super::child::{self, Outside};
 use super::ids::{self, Subordinate};
-use super::job::{Overlay, Run, Work};
+use super::job::{Ids, Overlay, Run, Work};
 use super::{Refused, SandboxError};
 use crate::report::Silent;
 use crate::store::Store;
 
 /// A way to have a sandbox.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Way {
     /// As root.
     Root,
@@ -28,7 +28,15 @@ pub enum Way {
         /// The group outside.
         gid: u32,
     },
+    /// As root in a container of this machine's Docker engine.
+    Docker {
+        /// The store's directory, which the container sees.
+        store: PathBuf,
+    },
 }
+
+/// Names of ways, as `AGENT_SANDBOX` takes them.
+const NAMES: [&str; 4] = ["root", "mapped", "single", "docker"];
 
 impl Way {
     /// For people.
@@ -38,13 +46,23 @@ impl Way {
             Self::Root => "as root",
             Self::Mapped(_) => "rootless, with subordinate ids",
             Self::Single { .. } => "rootless, with one id",
+            Self::Docker { .. } => "through a Docker container",
         }
     }
 
     /// Whether unpacked files belong to others than on disk they should.
     #[must_use]
     pub const fn is_rootless(&self) -> bool {
-        !matches!(self, Self::Root)
+        matches!(self, Self::Mapped(_) | Self::Single { .. })
+    }
+
+    /// How ids look from inside.
+    pub(super) const fn ids(&self) -> Ids {
+        match self {
+            Self::Root | Self::Docker { .. } => Ids::Host,
+            Self::Mapped(_) => Ids::Mapped,
+            Self::Single { uid, gid } => Ids::Single { uid: *uid, gid: *gid },
+        }
     }
 }
 
@@ -58,37 +76,46 @@ pub fn choose(store: &Store) -> Result<Way, SandboxError> {
     let mut found = FOUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let found = found.get_or_insert_with(HashMap::new);
     if let Some(way) = found.get(store.root()) {
-        return Ok(*way);
+        return Ok(way.clone());
     }
     let way = find(store)?;
-    found.insert(store.root().to_owned(), way);
+    found.insert(store.root().to_owned(), way.clone());
     Ok(way)
 }
 
 fn find(store: &Store) -> Result<Way, SandboxError> {
-    let mut refused = Vec::new();
-    let mut consider = |name: &'static str, way: Result<Way, String>| {
-        let tried = way.and_then(|way| probe(store, &way).map(|()| way).map_err(|error| explain(&error)));
-        tried.map_err(|reason| refused.push(Refused { way: name, reason })).ok()
-    };
-    if rustix::process::geteuid().is_root() {
-        if let Some(way) = consider("as root", Ok(Way::Root)) {
-            return Ok(way);
-        }
-    } else {
-        let mapped = ids::subordinate().map(Way::Mapped);
-        if let Some(way) = consider("rootless, with subordinate ids", mapped) {
-            return Ok(way);
-        }
-    }
+    let only = std::env::var("AGENT_SANDBOX").ok().filter(|it| NAMES.contains(&it.as_str()));
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if let Some(way) = consider("rootless, with one id", Ok(Way::Single { uid, gid })) {
-        return Ok(way);
-    }
-    if !rustix::process::geteuid().is_root() {
-        refused.insert(0, Refused { way: "as root", reason: format!("this is user {uid}") });
+    let root = if uid == 0 { Ok(Way::Root) } else { Err(format!("this is user {uid}")) };
+    let mut refused = Vec::new();
+    for name in NAMES {
+        let way = match name {
+            "root" => root.clone(),
+            // Who is root and may not make namespaces may not map ids either.
+            "mapped" if uid == 0 && only.is_none() => continue,
+            "mapped" => ids::subordinate().map(Way::Mapped),
+            "single" => Ok(Way::Single { uid, gid }),
+            _ => Ok(Way::Docker { store: store.root().to_owned() }),
+        };
+        if only.as_deref().is_some_and(|it| it != name) {
+            continue;
+        }
+        let tried = way.and_then(|way| probe(store, &way).map(|()| way).map_err(|error| explain(&error)));
+        match tried {
+            Ok(way) => return Ok(way),
+            Err(reason) => refused.push(Refused { way: for_people(name), reason }),
+        }
     }
     Err(SandboxError::NoWay { refused })
+}
+
+fn for_people(name: &str) -> &'static str {
+    match name {
+        "root" => "as root",
+        "mapped" => "rootless, with subordinate ids",
+        "single" => "rootless, with one id",
+        _ => "through a Docker container",
+    }
 }
 
 /// Makes a sandbox with nothing in it and lets it go again.
@@ -101,7 +128,7 @@ fn probe(store: &Store, way: &Way) -> Result<(), SandboxError> {
     let overlay = Overlay { lowers: Vec::new(), upper: path("upper"), work: path("work"), read_only: false };
     let run = Run { root: Some(overlay), ..Run::default() };
     let limit = Duration::from_secs(60);
-    let outside = Outside { network: false, stdin: &[], limit, title: "probe", reporter: &Silent };
+    let outside = Outside { network: false, limit, title: "probe", reporter: &Silent };
     let tried = child::run(way, run, &outside);
     // The overlay's work directory may belong to somebody else.
     let removed = child::work(way, &Work::Remove(vec![path("upper"), path("work")]));

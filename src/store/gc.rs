@@ -63,11 +63,15 @@ pub fn usage(store: &Store) -> Result<Usage, StoreError> {
     Ok(Usage { blobs, snapshots, git, other: all.saturating_sub(blobs + snapshots + git) })
 }
 
-/// Removes what was not used for longest until at most `limit` bytes are left, and all unfinished work.
+/// Removes a tree that this process may not remove by itself: unpacked layers may belong to other ids than ours.
+pub type Remover<'a> = dyn Fn(&Path) -> io::Result<()> + 'a;
+
+/// Removes what was not used for longest until at most `limit` bytes are left, and all unfinished work. What we may
+/// not remove is left to `other`.
 ///
 /// # Errors
 /// [`StoreError`]; what was removed until then stays removed.
-pub fn collect(root: &Path, limit: u64) -> Result<Collected, StoreError> {
+pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected, StoreError> {
     // The store is opened (and its version checked) first, and let go: the exclusive lease proves that nobody else is in.
     drop(Store::open(root)?);
     let failed = |source| StoreError::Io { store: root.to_owned(), source };
@@ -77,7 +81,7 @@ pub fn collect(root: &Path, limit: u64) -> Result<Collected, StoreError> {
     let before = tree_size(root).map_err(failed)?;
     let mut removed = 0;
     for entry in fs::read_dir(root.join("tmp")).map_err(failed)? {
-        remove(&entry.map_err(failed)?.path()).map_err(failed)?;
+        remove(&entry.map_err(failed)?.path(), other).map_err(failed)?;
         removed += 1;
     }
     let mut things = things(root).map_err(failed)?;
@@ -87,7 +91,7 @@ pub fn collect(root: &Path, limit: u64) -> Result<Collected, StoreError> {
         if left <= limit {
             break;
         }
-        remove(&thing.path).map_err(failed)?;
+        remove(&thing.path, other).map_err(failed)?;
         left = left.saturating_sub(thing.size);
         removed += 1;
     }
@@ -136,16 +140,21 @@ struct Thing {
 
 /// What can be removed one by one: blobs, snapshots, records, repositories, unpacked wheels, programs.
 fn things(root: &Path) -> io::Result<Vec<Thing>> {
-    let mut dirs: Vec<PathBuf> = ["blobs/sha256", "snapshots/root", "snapshots/user", "git", "wheels", "programs"]
-        .iter()
-        .map(|it| root.join(it))
-        .collect();
+    let mut dirs: Vec<PathBuf> =
+        ["blobs/sha256", "snapshots/root", "snapshots/user", "git", "wheels", "programs", "apt"]
+            .iter()
+            .map(|it| root.join(it))
+            .collect();
     for table in fs::read_dir(root.join("index"))? {
         dirs.push(table?.path());
     }
     let mut things = Vec::new();
     for dir in dirs {
-        for entry in fs::read_dir(&dir)? {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        for entry in entries {
             let entry = entry?;
             let used = entry.metadata()?.modified()?;
             things.push(Thing { size: tree_size(&entry.path())?, path: entry.path(), used });
@@ -158,15 +167,24 @@ fn tree_size(path: &Path) -> io::Result<u64> {
     let metadata = fs::symlink_metadata(path)?;
     let mut size = metadata.blocks() * 512;
     if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
+        let entries = match fs::read_dir(path) {
+            // Another id's own directory: it counts as empty.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(size),
+            other => other?,
+        };
+        for entry in entries {
             size += tree_size(&entry?.path())?;
         }
     }
     Ok(size)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+fn remove(path: &Path, other: &Remover<'_>) -> io::Result<()> {
+    let removed = if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => other(path),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -181,9 +199,9 @@ mod tests {
         let new = store.put_bytes(&[2; 200_000]).unwrap().0;
         fs::File::open(store.blob_path(&old)).unwrap().file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let limit = usage(&store).unwrap().total() - 100_000;
-        assert_eq!(collect(dir.path(), limit).unwrap(), Collected::Busy);
+        assert_eq!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Busy);
         drop(store);
-        assert!(matches!(collect(dir.path(), limit).unwrap(), Collected::Done { removed: 1, .. }));
+        assert!(matches!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.has(&old), store.has(&new)), (None, Some(200_000)));
     }

@@ -8,7 +8,7 @@
 //! ├── blobs/sha256/<hex>           whole, synced, read-only; last use = mtime
 //! ├── index/<table>/<hex>.json     records: what a key stands for; a record may name blobs that are gone
 //! ├── snapshots/{root,user}/<hex>  unpacked chains of layers, by chain id; complete once they have their name
-//! ├── git/  wheels/  programs/     what the modules of these names keep
+//! ├── git/ wheels/ programs/ apt/  what the modules of these names keep
 //! ├── locks/<name>                 flock: one builder of a thing at a time
 //! └── tmp/                         what is being written; whatever lies here when nobody works is rubbish
 //! ```
@@ -188,9 +188,17 @@ impl Store {
             Ok(found) if found.trim() == VERSION => {}
             Ok(found) => return Err(StoreError::Version { store: root.clone(), found: found.trim().to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                for dir in
-                    ["blobs/sha256", "snapshots/root", "snapshots/user", "git", "wheels", "programs", "locks", "tmp"]
-                {
+                for dir in [
+                    "blobs/sha256",
+                    "snapshots/root",
+                    "snapshots/user",
+                    "git",
+                    "wheels",
+                    "programs",
+                    "apt",
+                    "locks",
+                    "tmp",
+                ] {
                     create_private_dir(&root.join(dir)).map_err(failed)?;
                 }
                 for table in Table::ALL {

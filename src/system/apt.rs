@@ -73,7 +73,7 @@ impl<'a> Apt<'a> {
         let sources = if lent { host_sources(&release)? } else { own };
         let mut key = Hasher::new();
         key.field(&release.id).field(&release.codename).field(sources::write(&sources)).field([u8::from(lent)]);
-        let dir = store.root().join("apt").join(key.finish().hex());
+        let dir = store.directory("apt").join(key.finish().hex());
         for name in ["lists/partial", "cache/archives/partial", "etc/sources.list.d", "etc/keys"] {
             crate::fs::create_private_dir(&dir.join(name)).map_err(|source| file_error(&dir, source))?;
         }

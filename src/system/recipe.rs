@@ -143,7 +143,7 @@ struct HostApt {
 
 impl HostApt {
     fn prepare(store: &Store, key: &Digest, sources: &[Source]) -> Result<Self, SystemError> {
-        let dir = store.root().join("apt").join(format!("host-{}", key.hex()));
+        let dir = store.directory("apt").join(format!("host-{}", key.hex()));
         let file_error = |source| SystemError::File { path: dir.clone(), source };
         for name in ["lists/partial", "cache/archives/partial", "sources.list.d"] {
             crate::fs::create_private_dir(&dir.join(name)).map_err(file_error)?;

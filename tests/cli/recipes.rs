@@ -4,6 +4,11 @@
 
 use std::time::Duration;
 
+use agent::error::Failure;
+use agent::layer::setup::SetupInput;
+use agent::lock::system::{Ask, InterpreterNeed, SystemRequest, layer_blobs};
+use agent::lock::{BaseLayer, BasePart};
+use agent::oci::{Platform, chain_id};
 use agent::report::Silent;
 use agent::sandbox::{LayerBlob, Sandbox, Step, Temporary};
 use agent::store::Store;
@@ -31,8 +36,8 @@ fn digests(store: &Store) -> String {
     let sandbox = Sandbox::open(store, &[base], &Silent).unwrap();
     let apt = Apt::open(store, &sandbox, &Silent).unwrap();
     apt.update(DAY).unwrap();
-    // A library, a program that makes a user, and one that compiles Python when it is installed.
-    let names = ["libgomp1", "openssh-client", "python3-six"].map(str::to_owned);
+    // A program with a capability, a library, a program that makes a group, and Python compiled when it is installed.
+    let names = ["iputils-ping", "libgomp1", "openssh-client", "python3-six"].map(str::to_owned);
     let packages = apt.solve(&names).unwrap();
     fetch::fetch(store, &packages, apt.sources(), &Silent).unwrap();
     install::install(store, &sandbox, &packages, &Silent).unwrap();
@@ -54,7 +59,7 @@ fn a_recipe_base_has_python_and_certificates_and_no_trace_of_this_machine() {
                   find /var/log /var/cache /etc/resolv.conf /etc/hostname /etc/machine-id -type f; \
                   find /etc /usr /var /root -type d -newermt 1981-01-01";
     let output = sandbox.run(&Step::new("sh", &["/bin/sh", "-c", script]), &Silent).unwrap();
-    assert_eq!(output.text(), "");
+    assert_eq!(output.text().trim(), "");
 }
 
 #[test]
@@ -67,6 +72,116 @@ fn a_name_no_package_has_is_told_and_no_pattern() {
     let error = apt.solve(&["libgomp1".to_owned(), "python3.6".to_owned()]).unwrap_err();
     assert!(matches!(&error, SystemError::Unknown { names } if names == "python3.6"), "{error}");
     assert_eq!(apt.solve(&["python3".to_owned()]).unwrap(), [], "the base has it");
+}
+
+fn part(store: &Store) -> BasePart {
+    part_of(store, recipe::resolve(store, "debian-python", DAY, &Silent).unwrap())
+}
+
+fn part_of(store: &Store, resolved: recipe::Resolved) -> BasePart {
+    let base = recipe::build(store, &resolved, &Silent).unwrap();
+    BasePart {
+        name: Some("recipe:debian-python".to_owned()),
+        source: None,
+        manifest: Some(base.manifest.digest),
+        config: base.config.digest,
+        platform: Platform::host(),
+        layers: vec![BaseLayer { diff_id: base.layer.diff_id, blob: Some(base.layer.descriptor) }],
+        recipe: Some(resolved.into()),
+    }
+}
+
+#[test]
+fn a_system_part_is_solved_once_and_its_layer_built_once() {
+    let context = crate::support::TestContext::warm();
+    let store = store(&context);
+    let base = part(&store);
+    let request =
+        SystemRequest { packages: vec!["libgomp1".to_owned(), "python3".to_owned()], ..SystemRequest::default() };
+    let asked = std::cell::Cell::new(0);
+    let mut layers = || {
+        asked.set(asked.get() + 1);
+        Ok::<_, Failure>(layer_blobs(&base))
+    };
+    let mut resolve = |max_age| {
+        let mut ask = Ask { layers: &mut layers, reporter: &Silent };
+        agent::lock::system::resolve(&store, &base, &request, max_age, &mut ask).unwrap().part.unwrap()
+    };
+    let part = resolve(Duration::ZERO);
+    assert_eq!(part, resolve(DAY));
+    assert_eq!(asked.get(), 1, "the second time nothing is asked");
+    let names: Vec<&str> = part.packages.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!((part.requested.len(), names.contains(&"libgomp1"), names.contains(&"python3")), (2, true, false));
+    let text = toml::to_string(&part).unwrap();
+    assert!(!text.contains("://"), "no address stands in the lock:\n{text}");
+
+    let build = |store: &Store| {
+        let mut layers = || Ok(layer_blobs(&base));
+        agent::layer::system::build(store, &base, &part, &mut layers, &Silent).unwrap().unwrap()
+    };
+    let first = build(&store);
+    let second = build(&store);
+    assert!(second.cached);
+    let anew = build(&store.forgetful());
+    assert!(!anew.cached);
+    assert_eq!((&first.layer, &second.layer), (&anew.layer, &anew.layer));
+    assert!(first.title.starts_with("libgomp1"), "{}", first.title);
+}
+
+#[test]
+fn a_base_without_an_interpreter_gets_its_distributions_own() {
+    let context = crate::support::TestContext::warm();
+    let store = store(&context);
+    let mut bare = recipe::resolve(&store, "debian-python", DAY, &Silent).unwrap();
+    bare.packages.retain(|it| !it.name.contains("python"));
+    let base = part_of(&store, bare);
+    let resolve = |version: Option<&str>| {
+        let interpreter = Some(InterpreterNeed { version: version.map(str::to_owned) });
+        let request = SystemRequest { interpreter, ..SystemRequest::default() };
+        let mut layers = || Ok(layer_blobs(&base));
+        let mut ask = Ask { layers: &mut layers, reporter: &Silent };
+        agent::lock::system::resolve(&store, &base, &request, DAY, &mut ask)
+    };
+    let found = resolve(None).unwrap();
+    let (part, interpreter) = (found.part.unwrap(), found.interpreter.unwrap());
+    assert_eq!(part.requested, [""; 0]);
+    let mut layers = || Ok(layer_blobs(&base));
+    let built = agent::layer::system::build(&store, &base, &part, &mut layers, &Silent).unwrap().unwrap();
+    let mut blobs = layer_blobs(&base);
+    blobs.push(LayerBlob { diff_id: built.layer.diff_id, blob: built.layer.descriptor.digest });
+    let sandbox = Sandbox::open(&store, &blobs, &Silent).unwrap();
+    let program = "import contextvars, platform; print(platform.python_version())";
+    let output = sandbox.run(&Step::new("python", &[&interpreter.executable, "-c", program]), &Silent).unwrap();
+    assert_eq!((output.code, output.text().trim()), (0, interpreter.version.as_str()), "{}", output.last_words());
+
+    let minor = interpreter.version.rsplit_once('.').unwrap().0;
+    assert_eq!(resolve(Some(minor)).unwrap().interpreter.as_ref(), Some(&interpreter));
+    let error = resolve(Some("3.5")).unwrap_err().to_string();
+    assert!(error.contains("no Python 3.5") && error.contains(&interpreter.version), "{error}");
+}
+
+#[test]
+fn a_setup_script_has_network_and_leaves_its_files_and_nothing_of_ours() {
+    let context = crate::support::TestContext::warm();
+    let store = store(&context);
+    let base = part(&store);
+    let script = b"set -e\ngetent hosts localhost\ntest -s /etc/resolv.conf\necho $KIND > /opt/kind\necho t > /tmp/kept\nfalse\n";
+    let input = SetupInput {
+        below: chain_id(&[base.layers[0].diff_id]).unwrap(),
+        script,
+        env: &[("KIND".to_owned(), "gold".to_owned())].into(),
+    };
+    let mut layers = || Ok(layer_blobs(&base));
+    let built = agent::layer::setup::build(&store.forgetful(), &input, &mut layers, &Silent).unwrap();
+    let mut blobs = layer_blobs(&base);
+    blobs.push(LayerBlob { diff_id: built.layer.diff_id, blob: built.layer.descriptor.digest });
+    let sandbox = Sandbox::open(&store, &blobs, &Silent).unwrap();
+    let mut step =
+        Step::new("sh", &["/bin/sh", "-c", "cat /opt/kind /tmp/kept; ls -A /etc/resolv.conf /run /etc/apt/apt.conf.d"]);
+    step.private_tmp = false;
+    let said = sandbox.run(&step, &Silent).unwrap().text();
+    assert!(said.starts_with("gold\nt\n"), "{said}");
+    assert!(!said.contains("agent"), "{said}");
 }
 
 #[test]

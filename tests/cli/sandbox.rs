@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use agent::oci::Meta;
 use agent::report::Silent;
-use agent::sandbox::{Guest, Sandbox};
+use agent::sandbox::{Guest, LayerBlob, Sandbox, Step, Temporary};
 use agent::store::Store;
 
-use crate::support::{TestContext, user};
+use crate::support::{Engine, TestContext, docker_host, require, user};
 
 /// This test binary is the sandbox's program too: stages begin before the harness does.
 #[expect(unsafe_code, reason = "runs before main, when there is one thread, as `dispatch` asks for")]
@@ -25,7 +26,11 @@ static STAGE: extern "C" fn() = {
 
 /// Runs one ignored test as a user without rights, with a store of its own, and gives what it [`answer`]s.
 pub(crate) fn as_user(test: &str) -> String {
-    let user = user();
+    elsewhere(test, Some(&user()), &[])
+}
+
+/// Runs one ignored test in a process of its own, as a user or as this one.
+pub(crate) fn elsewhere(test: &str, user: Option<&str>, env: &[(&str, &str)]) -> String {
     let dir = tempfile::Builder::new().prefix("agent-user-").tempdir().unwrap();
     // Neither the build directory nor a temporary one need be open to others.
     let program = dir.path().join("tests");
@@ -33,20 +38,22 @@ pub(crate) fn as_user(test: &str) -> String {
     let home = dir.path().join("home");
     fs_err::create_dir(&home).unwrap();
     let run = |command: &mut Command| agent::process::run(command, Duration::from_secs(1800)).unwrap();
-    let owner = format!("{user}:");
-    assert!(run(Command::new("chown").arg(&owner).arg(&home)).status.success());
     assert!(run(Command::new("chmod").arg("0755").arg(dir.path()).arg(&program)).status.success());
     let mut command = Command::new("setpriv");
+    if let Some(user) = user {
+        assert!(run(Command::new("chown").arg(format!("{user}:")).arg(&home)).status.success());
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups"]).env("USER", user);
+    }
     command
-        .args([&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups", "--"])
+        .arg("--")
         .arg(&program)
         .args([test, "--exact", "--ignored", "--nocapture"])
         .env("HOME", &home)
-        .env("USER", &user)
         .env("TMPDIR", &home)
         .env("TZ", "Pacific/Auckland")
         .env("AGENT_TEST_STORE", home.join("store"))
         .env("AGENT_TEST_ANSWER", home.join("answer"))
+        .envs(env.iter().copied())
         .current_dir("/");
     let output = run(&mut command);
     assert!(output.status.success(), "{}\n{}", output.text(), output.errors());
@@ -79,7 +86,8 @@ fn signalled(store: &Store) -> String {
     };
     let (mut reader, writer) = std::io::pipe().unwrap();
     let streams = (std::process::Stdio::null(), writer.into(), std::process::Stdio::inherit());
-    let process = sandbox.start(&guest, streams).unwrap();
+    // The thread that starts it may go; the run stays.
+    let process = std::thread::scope(|it| it.spawn(|| sandbox.start(&guest, streams).unwrap()).join().unwrap());
     let mut said = [0; 9];
     std::io::Read::read_exact(&mut reader, &mut said).unwrap();
     process.signal(rustix::process::Signal::TERM);
@@ -99,4 +107,56 @@ fn a_first_process_gets_its_environment_and_signals_as_root_and_as_another_user(
 #[ignore = "started as another user by the test above"]
 fn a_first_process_as_another_user() {
     answer(signalled);
+}
+
+/// What a few steps leave on a small base.
+fn steps(store: &Store) -> String {
+    let mut writer = store.layer_writer().unwrap();
+    writer.dir("old", &Meta::dir().owned_by(7, 8)).unwrap();
+    writer.file("old/a", &Meta::with_mode(0o2755).owned_by(7, 8), b"1").unwrap();
+    writer.file("old/b", &Meta::file(), b"1").unwrap();
+    let base = writer.finish().unwrap();
+    let base = LayerBlob { diff_id: base.diff_id, blob: base.descriptor.digest };
+    let sandbox = Sandbox::open(store, &[base], &Silent).unwrap();
+    let mut step = Step::new(
+        "sh",
+        &[
+            "/bin/sh",
+            "-c",
+            "cat > /new; rm /old/b; touch -d @7 /old/a; mkdir /d; ln /new /d/new; echo $TOLD >&2; exit 3",
+        ],
+    );
+    for dir in ["/bin", "/lib", "/lib64", "/usr"] {
+        if PathBuf::from(dir).exists() {
+            step = step.bind(dir.as_ref(), dir, false);
+        }
+    }
+    step.stdin = b"input".to_vec();
+    let output = sandbox.run(&step.env("TOLD", "hidden"), &Silent).unwrap();
+    let layer = sandbox.layer(Temporary::LeftOut).unwrap();
+    format!("{} {} {}", output.code, output.last_words(), layer.diff_id)
+}
+
+#[test]
+fn the_layer_is_the_same_with_all_ids_with_some_and_with_one() {
+    let context = TestContext::new();
+    let expected = steps(&Store::open(context.store()).unwrap());
+    assert!(expected.starts_with("3 hidden sha256:"), "{expected}");
+    assert_eq!(as_user("sandbox::steps_elsewhere"), expected);
+    assert_eq!(elsewhere("sandbox::steps_elsewhere", Some(&user()), &[("AGENT_SANDBOX", "single")]), expected);
+}
+
+#[test]
+fn the_layer_is_the_same_through_docker() {
+    require(Engine::Docker);
+    let context = TestContext::new();
+    let expected = steps(&Store::open(context.store()).unwrap());
+    let env = [("AGENT_SANDBOX", "docker"), ("DOCKER_HOST", &docker_host())];
+    assert_eq!(elsewhere("sandbox::steps_elsewhere", None, &env), expected);
+}
+
+#[test]
+#[ignore = "started by the tests above"]
+fn steps_elsewhere() {
+    answer(steps);
 }

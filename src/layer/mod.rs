@@ -12,8 +12,9 @@ use crate::oci::{Layer, LayerError, LayerWriter};
 use crate::store::{Store, StoreError, Table};
 
 pub mod bytecode;
-pub mod entrypoint;
 pub mod code;
+pub mod entrypoint;
+pub mod local;
 pub mod python;
 pub mod setup;
 pub mod system;

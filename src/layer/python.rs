@@ -322,7 +322,7 @@ pub(super) fn title(part: &PythonPart, group: &[usize], is_shared: bool) -> Stri
 }
 
 /// Writes directories, then what is packed, then what is copied, each by path.
-fn write_tree(
+pub(super) fn write_tree(
     writer: &mut LayerWriter<'_>,
     skeleton: &BTreeMap<String, Item>,
     wheels: &[Wheel],

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod install;
 pub mod name;
 mod pipconf;
+pub mod project;
 pub mod pylock;
 pub mod record;
 pub mod resolve;

@@ -114,6 +114,8 @@ pub fn resolve(store: &Store, name: &str, max_age: Duration, reporter: &dyn Repo
     {
         return Ok(resolved);
     }
+    // What is pinned now is made next: that it can be made is known before anything is downloaded.
+    crate::sandbox::choose(store)?;
     let host_apt = HostApt::prepare(store, &key, &sources)?;
     reporter.started("recipe", format!("resolving the recipe {name}"));
     host_apt.update()?;

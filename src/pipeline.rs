@@ -29,6 +29,7 @@ mod base;
 mod layers;
 mod look;
 mod packages;
+mod projects;
 
 pub use packages::Choices as RequirementChoices;
 

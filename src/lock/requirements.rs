@@ -56,16 +56,7 @@ pub struct Gathered {
     pub notes: Vec<String>,
 }
 
-/// A directory of the repository that is to be installed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProjectRequest {
-    /// Relative to the repository's root; empty for the root.
-    pub path: String,
-    /// Whether in place.
-    pub editable: bool,
-    /// Extras, as written.
-    pub extras: Vec<String>,
-}
+pub use crate::python::project::ProjectRequest;
 
 /// Why requirements cannot be read.
 #[derive(Debug, thiserror::Error)]

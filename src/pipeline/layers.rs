@@ -22,8 +22,11 @@ pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<Bui
         let wheels = super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture);
         let mut layers = join(ground)?;
         wheels?;
-        layers.extend(python_layers(shop, lock, base, &layers)?);
+        let python = python_layers(shop, lock, base, &layers)?;
+        let local = super::projects::layers(shop, lock, base, &layers, || owner(shop, base))?;
+        layers.extend(python);
         layers.extend(join(code)?);
+        layers.extend(local);
         layers.extend(join(entrypoint)?);
         Ok(layers)
     })
@@ -35,8 +38,7 @@ pub(super) fn start(lock: &Lock, base: &Base) -> Start {
 }
 
 fn entrypoint_layers(shop: &Workshop, lock: &Lock) -> Result<Vec<BuiltLayer>, Failure> {
-    entrypoint::write(&shop.around.store, lock, &shop.guest)
-        .during(|| "cannot build layer `entrypoint`".to_owned())
+    entrypoint::write(&shop.around.store, lock, &shop.guest).during(|| "cannot build layer `entrypoint`".to_owned())
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T, Failure>>) -> Result<T, Failure> {

@@ -11,10 +11,11 @@ use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution}
 use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
+use crate::python::project::{declared, is_for};
 use crate::secret::mask_userinfo;
 use crate::task::Task;
 
-use super::{Wishes, Workshop, base};
+use super::{Wishes, Workshop, base, projects};
 
 /// What a task stands on.
 pub(super) struct Below<'a> {
@@ -74,10 +75,9 @@ impl Explain for Unbuilt {
 pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Below<'_>) -> Result<Packages, Failure> {
     let reporter = &shop.around.reporter;
     let libc = below.looked.libc.clone().ok_or(NoLibc)?;
-    let gathered = gather(task, wishes, below.checkout)?;
+    let mut gathered = gather(task, wishes, below.checkout)?;
     gathered.notes.iter().for_each(|it| reporter.note(it));
-    let asked = gathered.builds.first().map(|it| mask_userinfo(it.reveal()));
-    if let Some(asked) = asked.or_else(|| gathered.projects.first().map(|it| format!("./{}", it.path))) {
+    if let Some(asked) = gathered.builds.first().map(|it| mask_userinfo(it.reveal())) {
         return Err(Unbuilt(asked).into());
     }
     let chosen = choose(shop, task, wishes, below.looked);
@@ -105,13 +105,34 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     };
     let mut indexes = shop.indexes.clone();
     indexes.add_task(&gathered.indexes);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
-    let memory = Memory { now, max_age: shop.max_age.as_secs() };
+    let layers = if gathered.projects.iter().any(|it| !matches!(declared(below.checkout, it), Ok(Some(_)))) {
+        projects::ground(shop, (below.part, below.base), system.part.as_ref())?
+    } else {
+        Vec::new()
+    };
+    let place = projects::Place {
+        base: below.base,
+        interpreter,
+        libc: &libc,
+        architecture: &below.part.platform.architecture,
+        indexes: &indexes,
+        layers: &layers,
+    };
+    let (projects, requires) = projects::describe(shop, &place, below.checkout, &gathered.projects)?;
+    gathered.requirements.extend(requires);
+    gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
+    let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
     let torch = torch(below.base);
     let store = &shop.around.store;
-    let (python, uv) = python::resolve(store, (&ground, &gathered), (&indexes, torch), memory, reporter)
+    let (mut python, uv) = python::resolve(store, (&ground, &gathered), (&indexes, torch), memory, reporter)
         .during(|| "cannot resolve Python requirements".to_owned())?;
+    python.projects = projects;
     Ok(Packages { uv, python, system: system.part })
+}
+
+/// Seconds since the epoch: how old an answer is. Nothing of it enters a lock.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())
 }
 
 /// The builds of PyTorch that fit a base's CUDA; on a base without, the index's own, which run anywhere.

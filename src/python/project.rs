@@ -164,15 +164,28 @@ impl Explain for ProjectError {
     }
 }
 
-/// Says what a project is called and requires: by its `pyproject.toml` where that says it all, else by building it.
+/// What a project is called and requires, where its `pyproject.toml` says it all.
+///
+/// # Errors
+/// [`ProjectError::Unreadable`]
+pub fn declared(checkout: &Checkout, request: &ProjectRequest) -> Result<Option<Described>, ProjectError> {
+    let tree = checkout.digest_below(&request.path);
+    let found = static_metadata(&pyproject(checkout, &request.path)?);
+    Ok(found.map(|(name, requires)| Described { requires: of_extras(&name, &requires, &request.extras), name, tree }))
+}
+
+/// Whether a requirement asks for the distribution of that normalised name.
+#[must_use]
+pub fn is_for(requirement: &str, name: &str) -> bool {
+    requirement.parse::<pep508_rs::Requirement>().is_ok_and(|it| normalise(it.name.as_ref()) == name)
+}
+
+/// Says what a project is called and requires by building it.
 ///
 /// # Errors
 /// [`ProjectError`], or what the workbench's own functions give.
 pub fn describe(bench: &Workbench<'_>, request: &ProjectRequest) -> Result<Described, Failure> {
     let tree = bench.checkout.digest_below(&request.path);
-    if let Some((name, requires)) = static_metadata(&pyproject(bench.checkout, &request.path)?) {
-        return Ok(Described { requires: of_extras(&name, &requires, &request.extras), name, tree });
-    }
     let built = build(bench, request)?;
     Ok(Described { requires: of_extras(&built.name, &built.requires, &request.extras), name: built.name, tree })
 }

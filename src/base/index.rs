@@ -23,6 +23,8 @@ const VERSION: &str = "1";
 const SMALL: u64 = 1 << 20;
 /// The same for a few known larger ones.
 const LARGE: u64 = 32 << 20;
+/// All that is kept of one layer, in bytes; what comes later is read from the blob.
+const MOST_KEPT: u64 = 256 << 20;
 /// Paths longer than this, or more entries than that, are no image.
 const LONGEST_PATH: usize = 4096;
 const MOST_ENTRIES: usize = 4_000_000;
@@ -180,7 +182,8 @@ fn take<R: Read>(index: &mut LayerIndex, kept: &mut Vec<u8>, entry: &mut tar::En
         EntryKind::Hardlink => target.and_then(|it| clean(it.as_bytes())),
         _ => None,
     };
-    let start = (kind == EntryKind::File && size <= limit(&path)).then_some(kept.len() as u64);
+    let start = (kind == EntryKind::File && size <= limit(&path) && kept.len() as u64 + size <= MOST_KEPT)
+        .then_some(kept.len() as u64);
     if start.is_some() {
         entry.read_to_end(kept)?;
     }

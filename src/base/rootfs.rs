@@ -10,12 +10,14 @@ use std::ops::Bound;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use serde::{Deserialize, Serialize};
+
 use super::find::{blocking, fetch_layer};
 use super::index::{self, Entry, EntryKind, Indexed, clean, join};
 use super::{Around, Base, BaseError, Pin};
 use crate::digest::{Digest, Hasher};
 use crate::oci::tar;
-use crate::store::Store;
+use crate::store::{Store, Table};
 
 pub use super::index::{Entry as Node, EntryKind as NodeKind};
 
@@ -25,7 +27,7 @@ const MOST_LINKS: usize = 40;
 const LARGEST: u64 = 256 << 20;
 
 /// The user a container of the base runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// User id.
     pub uid: u32,
@@ -68,6 +70,22 @@ pub async fn open(around: &Around, base: &Base) -> Result<Rootfs, BaseError> {
         .await?;
     let (store, pin) = (around.store.clone(), base.pin.clone());
     blocking(move || Rootfs::merge(store, pin, layers)).await
+}
+
+/// Who the base's own user is, remembered by its layers and name.
+///
+/// # Errors
+/// As [`open`] and [`Rootfs::owner`].
+pub async fn owner(around: &Around, base: &Base) -> Result<Owner, BaseError> {
+    let mut key = Hasher::new();
+    key.field("owner 1").field(base.chain_id().to_string()).field(base.user());
+    let key = key.finish();
+    if let Some(known) = around.store.record(Table::Bases, &key) {
+        return Ok(known);
+    }
+    let found = open(around, base).await?.owner(base.user())?;
+    around.store.remember(Table::Bases, &key, &found)?;
+    Ok(found)
 }
 
 impl Rootfs {

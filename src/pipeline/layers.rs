@@ -133,6 +133,6 @@ fn owner(shop: &Workshop, base: &Base) -> Result<code::Owner, Failure> {
     if ["", "0", "root", "0:0", "root:root"].contains(&user) {
         return Ok(code::Owner { uid: 0, gid: 0 });
     }
-    let owner = shop.wait(rootfs::open(&shop.around, base))?.owner(user)?;
+    let owner = shop.wait(rootfs::owner(&shop.around, base))?;
     Ok(code::Owner { uid: owner.uid, gid: owner.gid })
 }

@@ -39,6 +39,8 @@ pub struct Sources {
     pub given: BTreeMap<String, Credentials>,
     /// Files, best first.
     pub files: Vec<PathBuf>,
+    /// Where credential helpers are looked for, as `PATH` has it; this process's own `PATH` when absent.
+    pub helpers: Option<std::ffi::OsString>,
 }
 
 impl Sources {
@@ -54,7 +56,7 @@ impl Sources {
             var("XDG_RUNTIME_DIR").map(|it| it.join("containers/auth.json")),
             Some(config.join("containers/auth.json")),
         ];
-        Self { given: BTreeMap::new(), files: files.into_iter().flatten().collect() }
+        Self { files: files.into_iter().flatten().collect(), ..Self::default() }
     }
 
     /// The login for a repository of a registry, `None` to ask anonymously.
@@ -66,11 +68,62 @@ impl Sources {
             return Ok(Some(Login::Password(credentials.clone())));
         }
         for path in &self.files {
-            if let Some(login) = File::read(path)?.map(|it| it.login(registry, repository)).transpose()?.flatten() {
+            let Some(file) = File::read(path)? else { continue };
+            if let Some(login) = self.login_of(&file, registry, repository)? {
                 return Ok(Some(login));
             }
         }
         Ok(None)
+    }
+
+    fn login_of(&self, file: &File, registry: &str, repository: &str) -> Result<Option<Login>, RegistryError> {
+        let names = names(registry);
+        if let Some((name, helper)) = names.iter().find_map(|it| file.cred_helpers.get_key_value(it)) {
+            return self.ask_helper(helper, name);
+        }
+        if let Some(login) = file.entry(registry, repository, &names).and_then(Entry::login) {
+            return Ok(Some(login));
+        }
+        let Some(helper) = &file.creds_store else { return Ok(None) };
+        for name in &names {
+            if let Some(login) = self.ask_helper(helper, name)? {
+                return Ok(Some(login));
+            }
+        }
+        Ok(None)
+    }
+
+    fn ask_helper(&self, helper: &str, name: &str) -> Result<Option<Login>, RegistryError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            username: String,
+            secret: String,
+        }
+        let program = format!("docker-credential-{helper}");
+        let failed = |message: String| RegistryError::Helper {
+            program: program.clone(),
+            registry: name.to_owned(),
+            message: message.trim().to_owned(),
+        };
+        let mut command = Command::new(&program);
+        command.arg("get");
+        if let Some(path) = &self.helpers {
+            command.env("PATH", path);
+        }
+        let output = crate::process::run_with_input(&mut command, name.as_bytes(), Duration::from_secs(30))
+            .map_err(|error| failed(crate::error::Failure::from(error).to_string()))?;
+        if !output.status.success() {
+            let said = format!("{} {}", output.text(), output.errors());
+            return if said.contains(NOTHING) { Ok(None) } else { Err(failed(said)) };
+        }
+        let answer: Answer =
+            serde_json::from_slice(&output.stdout).map_err(|_| failed("its answer is not JSON".to_owned()))?;
+        let secret = Secret::new(answer.secret);
+        if answer.username == TOKEN_USER {
+            return Ok(Some(Login::IdentityToken(secret)));
+        }
+        Ok(Some(Login::Password(Credentials { user: answer.username, password: secret })))
     }
 }
 
@@ -100,23 +153,6 @@ impl File {
         }
         let parsed = serde_json::from_slice(&text);
         parsed.map(Some).map_err(|source| RegistryError::AuthFile { path: path.to_owned(), source })
-    }
-
-    fn login(&self, registry: &str, repository: &str) -> Result<Option<Login>, RegistryError> {
-        let names = names(registry);
-        if let Some((name, helper)) = names.iter().find_map(|it| self.cred_helpers.get_key_value(it)) {
-            return ask_helper(helper, name);
-        }
-        if let Some(login) = self.entry(registry, repository, &names).and_then(Entry::login) {
-            return Ok(Some(login));
-        }
-        let Some(helper) = &self.creds_store else { return Ok(None) };
-        for name in &names {
-            if let Some(login) = ask_helper(helper, name)? {
-                return Ok(Some(login));
-            }
-        }
-        Ok(None)
     }
 
     /// Podman's keys may go down to a repository: the longest wins.
@@ -169,36 +205,6 @@ fn names(registry: &str) -> Vec<String> {
     vec![registry.to_owned()]
 }
 
-fn ask_helper(helper: &str, name: &str) -> Result<Option<Login>, RegistryError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        username: String,
-        secret: String,
-    }
-    let program = format!("docker-credential-{helper}");
-    let failed = |message: String| RegistryError::Helper {
-        program: program.clone(),
-        registry: name.to_owned(),
-        message: message.trim().to_owned(),
-    };
-    let mut command = Command::new(&program);
-    command.arg("get");
-    let output = crate::process::run_with_input(&mut command, name.as_bytes(), Duration::from_secs(30))
-        .map_err(|error| failed(crate::error::Failure::from(error).to_string()))?;
-    if !output.status.success() {
-        let said = format!("{} {}", output.text(), output.errors());
-        return if said.contains(NOTHING) { Ok(None) } else { Err(failed(said)) };
-    }
-    let answer: Answer =
-        serde_json::from_slice(&output.stdout).map_err(|_| failed("its answer is not JSON".to_owned()))?;
-    let secret = Secret::new(answer.secret);
-    if answer.username == TOKEN_USER {
-        return Ok(Some(Login::IdentityToken(secret)));
-    }
-    Ok(Some(Login::Password(Credentials { user: answer.username, password: secret })))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         fs::write(&path, text).unwrap();
-        (dir, Sources { given: BTreeMap::new(), files: vec!["/nowhere/config.json".into(), path] })
+        (dir, Sources { files: vec!["/nowhere/config.json".into(), path], ..Sources::default() })
     }
 
     fn user(login: Option<Login>) -> Option<String> {
@@ -244,6 +250,33 @@ mod tests {
         let error = sources.login("r.example", "x").unwrap_err();
         assert!(error.to_string().contains("`docker-credential-surely-not-installed`"), "{error}");
         assert_eq!(sources.login("other.example", "x").unwrap(), None);
+    }
+
+    #[test]
+    fn a_helper_is_asked_by_the_name_credentials_are_kept_under() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (dir, mut sources) = sources(r#"{"credHelpers":{"r.example":"test"},"credsStore":"test"}"#);
+        let script = r#"#!/bin/sh
+read -r name
+case "$1 $name" in
+"get r.example") echo '{"ServerURL":"r.example","Username":"jo","Secret":"s3"}' ;;
+"get https://index.docker.io/v1/") echo '{"Username":"<token>","Secret":"refresh"}' ;;
+"get down.example") echo "vault is locked" >&2; exit 1 ;;
+*) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+"#;
+        let program = dir.path().join("docker-credential-test");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut path = dir.path().as_os_str().to_owned();
+        path.push(":/usr/bin:/bin");
+        sources.helpers = Some(path);
+        let ask = |registry: &str| sources.login(registry, "x").map(user);
+        assert_eq!(ask("r.example").unwrap().as_deref(), Some("jo:s3"));
+        assert_eq!(ask("docker.io").unwrap().as_deref(), Some("token refresh"));
+        assert_eq!(ask("else.example").unwrap(), None);
+        let error = ask("down.example").unwrap_err().to_string();
+        assert!(error.contains("vault is locked"), "{error}");
     }
 
     #[test]

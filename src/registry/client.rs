@@ -133,10 +133,11 @@ impl Client {
             Some((scheme, host)) => (Some(scheme), host),
             None => (None, host),
         };
-        let loose = self.is_loose(host);
+        let loopback = is_loopback(host);
+        let loose = loopback || self.inner.settings.insecure.iter().any(|it| it == host);
         let scheme = match scheme {
             Some(scheme) => scheme,
-            None if loose => self.scheme_of(host).await?,
+            None if loose => self.scheme_of(host, loopback).await?,
             None => "https",
         };
         let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|_| malformed())?;
@@ -144,21 +145,16 @@ impl Client {
         Ok(Place { registry, repository, base, verified: !loose })
     }
 
-    /// Whether a host may be spoken to without anybody vouching for it.
-    fn is_loose(&self, host: &str) -> bool {
-        let loopback = Reference { registry: host.to_owned(), repository: String::new(), tag: None, digest: None };
-        loopback.is_loopback() || self.inner.settings.insecure.iter().any(|it| it == host)
-    }
-
     /// `http` or `https`, whichever answers, asked once per host. An answer of any status will do, save that of a TLS
     /// server to plain http.
-    async fn scheme_of(&self, host: &str) -> Result<&'static str, RegistryError> {
+    async fn scheme_of(&self, host: &str, loopback: bool) -> Result<&'static str, RegistryError> {
         if let Some(scheme) = locked(&self.inner.schemes).get(host) {
             return Ok(scheme);
         }
         let client = self.http(false)?;
         let mut failure = None;
-        for scheme in ["http", "https"] {
+        // What leaves the machine is tried with TLS first: a password may follow.
+        for scheme in if loopback { ["http", "https"] } else { ["https", "http"] } {
             let url = format!("{scheme}://{host}/v2/");
             match http::send(&Retry::NONE, || client.get(&url)).await {
                 Ok(answer) if scheme == "https" || answer.status() != StatusCode::BAD_REQUEST => {
@@ -324,6 +320,11 @@ impl Client {
         let token = answer.token.or(answer.access_token).filter(|it| !it.is_empty());
         token.map(Secret::new).ok_or_else(|| odd("answers no token"))
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let registry = host.to_owned();
+    Reference { registry, repository: String::new(), tag: None, digest: None }.is_loopback()
 }
 
 fn secret_header(text: &str) -> Option<HeaderValue> {

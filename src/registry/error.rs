@@ -170,7 +170,9 @@ impl Explain for RegistryError {
                 vec!["Check name and tag; if the repository is private, log in with `docker login`.".to_owned()]
             }
             Self::NotFound { .. } => vec!["Check name and tag, and that your account may see it.".to_owned()],
-            Self::Denied { registry, authenticated: false, .. } => vec![login(registry)],
+            Self::Denied { registry, authenticated: false, .. } => {
+                vec!["Check the name: registries say so of images that do not exist, too.".to_owned(), login(registry)]
+            }
             Self::Denied { registry, .. } => {
                 vec![format!("The account you are logged in with at `{registry}` is not allowed to do this.")]
             }
@@ -256,7 +258,7 @@ mod tests {
         let denied = error(403, r#"{"errors":[{"code":"DENIED","message":"requested access is denied","detail":[]}]}"#);
         assert_eq!(denied.kind(), Kind::Denied);
         assert!(denied.to_string().ends_with("requested access is denied (DENIED)"), "{denied}");
-        assert!(denied.hints()[0].contains("docker login r.example"));
+        assert!(denied.hints()[1].contains("docker login r.example"));
         let limited = error(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#);
         assert!(matches!(limited, RegistryError::TooMany { .. }));
         let odd = error(500, "<html>\n<body>oops</body>\nproxy error\n");

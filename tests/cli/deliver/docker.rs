@@ -99,6 +99,8 @@ fn an_image_of_the_engine_is_a_base() {
         let tree = rootfs::open(&around, &base).await.unwrap();
         assert_eq!(tree.read("/opt/base.txt").unwrap().unwrap(), text.as_bytes());
         assert_eq!(tree.owner(base.user()).unwrap().uid, 1000);
+        let owner = rootfs::owner(&around, &base).await.unwrap();
+        assert_eq!((owner.gid, &owner), (1000, &rootfs::owner(&around, &base).await.unwrap()));
         assert_eq!(tree.os_release().unwrap()["VERSION_ID"], "1");
         // Asked again, it is known by its id, and the same.
         assert_eq!(find(&around, &request, &Platform::host()).await.unwrap(), base);

@@ -1,12 +1,12 @@
 //! Into Podman.
 
 use agent::base::{Request, find};
-use agent::engine::Podman;
-use agent::image::deliver::podman;
+use agent::engine::{Docker, Endpoint, Podman};
+use agent::image::deliver::{docker, podman};
 use agent::oci::{Platform, Reference};
 
 use crate::support::images::{around, block, layer, on_base, unique};
-use crate::support::{Engine, TestContext, base, require, setting};
+use crate::support::{Engine, TestContext, base, podman_socket, require, setting};
 
 fn program() -> Podman {
     ["CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"].into_iter().fold(Podman::default(), |podman, name| {
@@ -37,5 +37,23 @@ fn an_image_is_pulled_once_named_and_runs() {
         assert_eq!(run.arg("cat /opt/data").ok(), text.trim());
         context.command("podman").args(["rmi", "--force", &image.config.digest().hex()]).ok();
         assert_eq!(engine.image("localhost/agent-test-podman:1").unwrap(), None);
+    });
+}
+
+#[test]
+fn its_service_takes_an_image_as_an_engine_does() {
+    require(Engine::Podman);
+    let context = TestContext::new();
+    block(async {
+        let around = around(&context, "store");
+        let base = crate::support::images::small_base(&around, &context.path("base"), &unique("service")).await;
+        let image = on_base(&base, &[layer(&around.store, &[("opt/data", b"x")])]);
+        let engine = Docker::connect(&Endpoint::plain(format!("unix://{}", podman_socket().display()))).unwrap();
+        let name: Reference = "localhost/agent-test-podman-service:1".parse().unwrap();
+        let delivered = docker(&around, &image, &engine, &name).await.unwrap();
+        assert_eq!((delivered.unchanged, delivered.layers), (false, 3));
+        assert!(docker(&around, &image, &engine, &name).await.unwrap().unchanged);
+        assert_eq!(engine.image(&name.to_string()).await.unwrap().unwrap().diff_ids, image.diff_ids());
+        engine.remove_image(&name.to_string()).await.unwrap();
     });
 }

@@ -78,8 +78,7 @@ async fn make(
     let (shop, lock, labels) = (Arc::clone(shop), Arc::clone(lock), labels.clone());
     blocking(move || {
         let built = pipeline::build(&shop, &lock, &labels)?;
-        scan::scan(&shop.around.store, &built.image, &secrets)
-            .during(|| "the image is not delivered".to_owned())?;
+        scan::scan(&shop.around.store, &built.image, &secrets).during(|| "the image is not delivered".to_owned())?;
         Ok(built)
     })
     .await

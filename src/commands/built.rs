@@ -198,7 +198,8 @@ pub(super) fn plan(
     }
     row("entrypoint", lock.launch.mode.as_str().to_owned());
     let to = if places.is_empty() { "the store only".to_owned() } else { places.join(", ") };
-    let shown = format!("{}\n\nwould go to {to} as {}; nothing was built", table.render(context.ui.paint()), name.familiar());
+    let shown =
+        format!("{}\n\nwould go to {to} as {}; nothing was built", table.render(context.ui.paint()), name.familiar());
     context.ui.print(&shown)?;
     Ok(())
 }

@@ -67,9 +67,7 @@ fn describe(found: &Found, lock: &Lock) -> Value {
         .layers
         .iter()
         .zip(titles(found, lock))
-        .map(|((diff_id, blob), (kind, title))| {
-            json!({"kind": kind, "title": title, "diff_id": diff_id, "blob": blob})
-        })
+        .map(|((diff_id, blob), (kind, title))| json!({"kind": kind, "title": title, "diff_id": diff_id, "blob": blob}))
         .collect();
     json!({
         "origin": found.origin,
@@ -99,13 +97,12 @@ fn shown(found: &Found, lock: &Lock, context: &Context) -> String {
     line("code", code(lock));
     line("python", python(lock));
     line("system", system(lock));
-    line("needs", lock.launch.secrets.iter().chain(&lock.launch.secret_parameters).cloned().collect::<Vec<_>>().join(", "));
-    let mut table = Table::new([
-        ("layer", Align::Left),
-        ("what", Align::Left),
-        ("size", Align::Right),
-        ("digest", Align::Left),
-    ]);
+    line(
+        "needs",
+        lock.launch.secrets.iter().chain(&lock.launch.secret_parameters).cloned().collect::<Vec<_>>().join(", "),
+    );
+    let mut table =
+        Table::new([("layer", Align::Left), ("what", Align::Left), ("size", Align::Right), ("digest", Align::Left)]);
     for ((diff_id, blob), (kind, title)) in found.layers.iter().zip(titles(found, lock)) {
         let size = blob.as_ref().map_or_else(String::new, |it| text::size(it.size));
         let digest = blob.as_ref().map_or(*diff_id, |it| it.digest);

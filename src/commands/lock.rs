@@ -22,7 +22,10 @@ pub(super) async fn run(args: LockArgs, context: &Context) -> Result<u8, Failure
         let documents = lock.documents();
         if !documents.texts.is_empty() {
             let count = documents.texts.len();
-            context.ui.reporter().warning(format!("{count} large texts are not in it; --lock-file FILE writes them beside"));
+            context
+                .ui
+                .reporter()
+                .warning(format!("{count} large texts are not in it; --lock-file FILE writes them beside"));
         }
         context.ui.write(documents.toml.as_bytes())?;
         return Ok(0);

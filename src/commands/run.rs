@@ -85,7 +85,9 @@ fn environment(args: &RunArgs, context: &Context) -> Result<BTreeMap<String, Str
     }
     for assignment in &args.env {
         match assignment.split_once('=') {
-            Some(("", _)) => return Err(UsageError::new(format!("-e `{assignment}` has no name"), "Write -e NAME=VALUE.").into()),
+            Some(("", _)) => {
+                return Err(UsageError::new(format!("-e `{assignment}` has no name"), "Write -e NAME=VALUE.").into());
+            }
             Some((name, value)) => {
                 env.insert(name.to_owned(), value.to_owned());
             }
@@ -124,7 +126,9 @@ fn server(api: &Api, env: &mut BTreeMap<String, String>) {
 
 /// `FROM:TO[:ro]`.
 fn volume(text: &str) -> Result<Bind, UsageError> {
-    let wrong = |why: &str| UsageError::new(format!("-v `{text}` {why}"), "Write -v FROM:TO or -v FROM:TO:ro with TO absolute.");
+    let wrong = |why: &str| {
+        UsageError::new(format!("-v `{text}` {why}"), "Write -v FROM:TO or -v FROM:TO:ro with TO absolute.")
+    };
     let mut parts = text.split(':');
     let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(wrong("does not say where to"));

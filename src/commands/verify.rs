@@ -37,10 +37,9 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<u8, Failu
     }
     let labels = labels(&found.config);
     let shop = Arc::new(shop);
-    let built = blocking(move || {
-        pipeline::build(&shop, &lock, &labels).during(|| "cannot build the image again".to_owned())
-    })
-    .await?;
+    let built =
+        blocking(move || pipeline::build(&shop, &lock, &labels).during(|| "cannot build the image again".to_owned()))
+            .await?;
     let differences = compare(&found, &built);
     report(context, &found, &built, &differences)?;
     Ok(u8::from(!differences.is_empty()))
@@ -92,10 +91,8 @@ fn compare(found: &Found, built: &Built) -> Vec<Difference> {
 fn report(context: &Context, found: &Found, built: &Built, differences: &[Difference]) -> Result<(), Failure> {
     let ui = &context.ui;
     if ui.is_json() {
-        let differences: Vec<Value> = differences
-            .iter()
-            .map(|it| json!({"what": it.what, "image": it.image, "built": it.built}))
-            .collect();
+        let differences: Vec<Value> =
+            differences.iter().map(|it| json!({"what": it.what, "image": it.image, "built": it.built})).collect();
         ui.print_json(&json!({
             "image": found.origin, "same": differences.is_empty(), "differences": differences,
             "manifest": built.image.manifest.digest(), "config": built.image.config.digest(),
@@ -108,7 +105,8 @@ fn report(context: &Context, found: &Found, built: &Built, differences: &[Differ
         ui.print(&format!("{}: {same}, {} layers, manifest {digest}", found.origin, found.layers.len()))?;
         return Ok(());
     }
-    let mut table = Table::new([("what differs", Align::Left), ("in the image", Align::Left), ("built again", Align::Left)]);
+    let mut table =
+        Table::new([("what differs", Align::Left), ("in the image", Align::Left), ("built again", Align::Left)]);
     let digest = |it: Option<Digest>| it.map_or_else(|| "nothing".to_owned(), |it| it.to_string());
     for difference in differences {
         table.row([difference.what.clone(), digest(difference.image), digest(difference.built)]);

@@ -18,8 +18,8 @@ use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Access, HostCredentials, Repositories, Scheme, SshRules};
 use crate::http::Retry;
 use crate::launch;
-use crate::lock::launch::ArgumentPolicy;
 use crate::lock::Lock;
+use crate::lock::launch::ArgumentPolicy;
 use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
@@ -201,13 +201,19 @@ pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>) -> BTreeMap<
         add(format!("git password {}", index + 1), credentials.credentials.password.reveal());
     }
     for (index, address) in settings.agent.extra_index_urls.iter().enumerate() {
-        if let Some((_, Some(credentials))) = url::Url::parse(address.reveal()).ok().map(|it| crate::secret::split_userinfo(&it)) {
+        if let Some((_, Some(credentials))) =
+            url::Url::parse(address.reveal()).ok().map(|it| crate::secret::split_userinfo(&it))
+        {
             add(format!("index password {}", index + 1), credentials.password.reveal());
         }
     }
     let Some(task) = task else { return secrets };
-    if let Some((_, Some(credentials))) =
-        task.script.repository.as_deref().and_then(|it| url::Url::parse(it).ok()).map(|it| crate::secret::split_userinfo(&it))
+    if let Some((_, Some(credentials))) = task
+        .script
+        .repository
+        .as_deref()
+        .and_then(|it| url::Url::parse(it).ok())
+        .map(|it| crate::secret::split_userinfo(&it))
     {
         add("repository password".to_owned(), credentials.password.reveal());
     }
@@ -248,7 +254,8 @@ impl Explain for NoServer {
 
     fn hints(&self) -> Vec<String> {
         vec![
-            "Set api.api_server in ~/clearml.conf or CLEARML_API_HOST, or read the task from a file with --task.".to_owned(),
+            "Set api.api_server in ~/clearml.conf or CLEARML_API_HOST, or read the task from a file with --task."
+                .to_owned(),
             "`agent server --data DIR` runs a server here and writes a clearml.conf for it.".to_owned(),
         ]
     }
@@ -270,4 +277,3 @@ impl Explain for NoCredentials {
         vec!["Set api.credentials in ~/clearml.conf, or CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY.".to_owned()]
     }
 }
-

@@ -101,6 +101,21 @@ pub const VARIABLES: &[Variable] = &[
     read("CLEARML_DOCKER_IMAGE", "Base image of tasks that name none; before `agent.default_docker.image`."),
     read("CLEARML_AGENT_FORCE_TASK_INIT", "A script that does not call `Task.init` is made to."),
     read("CLEARML_TASK_ID", "In an image: the task that runs instead of the recorded one."),
+    read("AGENT_EXECUTOR", "In an image: `1` says that an executor sets the task's final status."),
+    read(
+        "AGENT_SPOOL",
+        "In an image: the directory where console lines wait for the server; below `/opt/agent/spool` by default.",
+    ),
+    read(
+        "AGENT_JOURNAL",
+        "In an image: where an offline run keeps what the SDK writes; `/opt/agent/spool/offline` by default.",
+    ),
+    read("AGENT_OFFLINE", "In an image: `1` runs without a server, whatever credentials there are."),
+    read("AGENT_FORCE", "In an image: `1` runs the task although another worker does."),
+    read(
+        "AGENT_REPORT_TIMEOUT",
+        "In an image: for how many seconds the last lines and the status wait for a server that is away (120).",
+    ),
     read("SOURCE_DATE_EPOCH", "Seconds since 1970 for an image's `created`; the commit's time by default."),
     read("SSL_CERT_FILE", "Certificates (PEM) trusted besides the system's."),
     read("HTTPS_PROXY", "Proxy for HTTPS; likewise `HTTP_PROXY`, and `NO_PROXY` for hosts reached directly."),

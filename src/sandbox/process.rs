@@ -92,12 +92,7 @@ impl Process {
     }
 }
 
-fn begin(
-    way: &Way,
-    run: Run,
-    network: bool,
-    streams: Streams,
-) -> Result<(Stage, i32, UnixStream), SandboxError> {
+fn begin(way: &Way, run: Run, network: bool, streams: Streams) -> Result<(Stage, i32, UnixStream), SandboxError> {
     let stage = Stage::start(way, &Work::Run(Box::new(run)), network, streams)?;
     match stage.hear(Some(READY))? {
         Reply::Started { pid } => {

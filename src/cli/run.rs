@@ -1,11 +1,12 @@
 //! `agent run`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 const EXAMPLES: &str = "\
 Examples:
   agent run team/train:1                                        the image's task
   agent run --set Args/lr=0.1 oci:./image                       with another parameter
+  agent run --engine docker --gpus all team/train:1             in Docker, with GPUs
   agent run team/train:1 python -c 'import sys; print(sys.version)'
 
 No container engine is needed. Server and credentials come from ~/clearml.conf and the CLEARML_* environment;
@@ -21,6 +22,12 @@ pub struct RunArgs {
     /// Program to run instead of the task, with its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+    /// What runs it: this program itself, or the Docker engine
+    #[arg(long, value_name = "WHAT", default_value = "native")]
+    pub engine: RunEngine,
+    /// GPUs to give to it: all, or a list of indices and UUIDs (Docker only)
+    #[arg(long, value_name = "LIST")]
+    pub gpus: Option<String>,
     /// Hyperparameter to change
     #[arg(long = "set", value_name = "SECTION/NAME=VALUE")]
     pub parameters: Vec<String>,
@@ -51,4 +58,13 @@ pub struct RunArgs {
     /// Registry to speak to over plain HTTP or with any certificate (host:port)
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
+}
+
+/// What runs an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunEngine {
+    /// This program itself.
+    Native,
+    /// The Docker engine.
+    Docker,
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+mod docker;
+
 use super::around::around;
 use super::{Context, blocking};
 use crate::base::Request;
-use crate::cli::run::RunArgs;
+use crate::cli::run::{RunArgs, RunEngine};
 use crate::config::Api;
 use crate::error::Failure;
 use crate::image::read;
@@ -29,6 +31,13 @@ pub(super) async fn run(args: RunArgs, context: &Context) -> Result<u8, Failure>
     }
     let request: Request = args.image.parse()?;
     let around = around(context, &args.insecure_registries).await?;
+    if args.engine == RunEngine::Docker {
+        return docker::run(&args, &around, docker::Given { request, env, binds }, context).await;
+    }
+    if args.gpus.as_deref().is_some_and(|it| it != "none") {
+        let hint = "Add --engine docker; natively a run has no GPUs in this release.";
+        return Err(UsageError::new("--gpus needs the Docker engine", hint).into());
+    }
     let image = read::fetch_whole(&around, &request, &Platform::host()).await?;
     let layers = image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect();
     let spec = NativeSpec {

@@ -129,6 +129,12 @@ impl Ui {
         })
     }
 
+    /// Writes bytes to standard error as they are: what a program that we run said there.
+    pub fn write_error(&self, bytes: &[u8]) {
+        // A reader that is gone is no matter.
+        let _ = io::stderr().lock().write_all(bytes);
+    }
+
     /// Writes a value as JSON to standard output.
     ///
     /// # Errors

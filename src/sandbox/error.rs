@@ -120,6 +120,9 @@ impl Explain for SandboxError {
                     .to_owned(),
                 "In a container, start it with `--privileged`, or build where the layers are in the cache already."
                     .to_owned(),
+                "Overlays need a disk's own file system under the store: inside a container, name a volume in \
+                 AGENT_CACHE_DIR."
+                    .to_owned(),
                 "Wheels alone need no sandbox: lock with `--no-bytecode` and without system packages.".to_owned(),
             ],
             Self::Write(error) => error.hints(),

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod build;
 mod config;
 mod deliver;
 mod gpus;

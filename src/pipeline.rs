@@ -43,6 +43,8 @@ pub struct Workshop {
     pub repositories: Repositories,
     /// A directory of this machine to take the repository from.
     pub directory: Option<PathBuf>,
+    /// Where the base of a lock lies, if it came from another machine's engine, layout or archive.
+    pub base: Option<Request>,
     /// Package indexes.
     pub indexes: Indexes,
     /// How long an answer that may change is believed; zero asks anew.

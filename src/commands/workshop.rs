@@ -78,6 +78,7 @@ pub(super) async fn workshop(settings: &TaskSettings, context: &Context) -> Resu
         runtime: Handle::current(),
         repositories,
         directory: settings.repository.clone(),
+        base: settings.base.given.then(|| settings.base.fallback.image.parse()).transpose()?,
         indexes,
         max_age,
         guest: Cow::Borrowed(launch::guest_binary()),

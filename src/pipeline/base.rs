@@ -22,11 +22,7 @@ pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> R
 
 /// The base a lock pins.
 pub(super) fn open(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
-    let Some(pinned) = &part.recipe else {
-        return shop
-            .wait(crate::lock::base::open(&shop.around, part))
-            .during(|| "cannot open the base image".to_owned());
-    };
+    let Some(pinned) = &part.recipe else { return reopen(shop, part) };
     let name = part.name.as_deref().unwrap_or_default();
     let resolved = crate::lock::system::recipe(name.trim_start_matches("recipe:"), pinned);
     let (again, base) = made(shop, &resolved, &part.platform).during(|| format!("cannot make base image `{name}`"))?;
@@ -38,6 +34,21 @@ pub(super) fn open(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
         detail: format!("the recipe gives {}, the lock pins {}", again.config, part.config),
     }
     .into())
+}
+
+/// A base that is no recipe's: where the lock says, else where we are told it lies.
+fn reopen(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
+    let opened = shop.wait(crate::lock::base::open(&shop.around, part));
+    // An engine that is not ours to ask may stand in the way of one that we are told of.
+    let (Err(_), Some(request)) = (&opened, &shop.base) else {
+        return opened.during(|| "cannot open the base image".to_owned());
+    };
+    let (found, base) = lock(shop, request, &part.platform)?;
+    if found.config == part.config {
+        return Ok(base);
+    }
+    let detail = format!("its configuration is {}, the lock pins {}", found.config, part.config);
+    Err(BaseError::Document { origin: request.to_string(), detail }.into())
 }
 
 /// Its layers, their blobs in the store.

@@ -78,6 +78,8 @@ pub struct BaseChoice {
     pub fallback: ImageChoice,
     /// Whether the task's own image does not count (`--force-docker`, `agent.disable_task_docker_override`).
     pub force: bool,
+    /// Whether `--docker` names the fallback: for a lock, where a base of this machine lies.
+    pub given: bool,
 }
 
 impl BaseChoice {
@@ -148,7 +150,7 @@ impl TaskSettings {
             source: TaskSource::Lock(PathBuf::new()),
             repository,
             mode: Mode::Environment,
-            base: BaseChoice { fallback: image, force: false },
+            base: BaseChoice { fallback: image, force: false, given: false },
             python: None,
             apt: Vec::new(),
             platform: None,
@@ -190,7 +192,7 @@ fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice,
     };
     let mut words = words.into_iter().peekable();
     let image = words.next_if(|it| !it.starts_with('-'));
-    let given: Vec<String> = words.collect();
+    let (named, given): (bool, Vec<String>) = (image.is_some(), words.collect());
     let text = |words: &[String]| (!words.is_empty()).then(|| process::command_line(words));
     let fallback = match (image, session.environment.get("CLEARML_DOCKER_IMAGE")) {
         (Some(image), _) => ImageChoice { image, arguments: text(&given) },
@@ -205,7 +207,7 @@ fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice,
             arguments: text(&given).or_else(|| text(&agent.default_arguments)),
         },
     };
-    Ok(BaseChoice { fallback, force: args.force_docker || agent.ignore_task_container })
+    Ok(BaseChoice { fallback, force: args.force_docker || agent.ignore_task_container, given: named })
 }
 
 fn python(text: &str) -> Result<String, UsageError> {

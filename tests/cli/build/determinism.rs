@@ -16,7 +16,8 @@ fn the_same_lock_gives_the_same_manifest_whatever_surrounds_it() {
         let agent = env!("CARGO_BIN_EXE_agent");
         let script = "umask 077; exec taskset -c 0 \"$0\" \"$@\"";
         let call = second.command("sh").args(["-c", script, agent, "build"]).arg("--lock").arg(&lock);
-        call.args(["--docker", &base_argument()])
+        call.args(["--docker", &base_argument(), "--repository"])
+            .arg(sample.repository.path())
             .env("TZ", "Asia/Kathmandu")
             .env("LC_ALL", "C")
             .env("SOURCE_DATE_EPOCH", "1")
@@ -39,10 +40,22 @@ fn another_user_without_rights_gives_the_same_manifest() {
     second.command("chmod").args(["-R", "a+rX"]).arg(first.path("")).ok();
     let metadata = second.path("metadata.json");
     let output = format!("type=oci,dest={}", second.path("image").display());
-    let texts = [lock.display().to_string(), metadata.display().to_string()];
+    let texts = [&lock, &metadata, sample.repository.path()].map(|it| it.display().to_string());
     run(&[
-        env!("CARGO_BIN_EXE_agent"), "build", "--lock", &texts[0], "--docker", &base_argument(), "--target", "sample:1",
-        "-o", &output, "--metadata-file", &texts[1],
+        env!("CARGO_BIN_EXE_agent"),
+        "build",
+        "--lock",
+        &texts[0],
+        "--repository",
+        &texts[2],
+        "--docker",
+        &base_argument(),
+        "--target",
+        "sample:1",
+        "-o",
+        &output,
+        "--metadata-file",
+        &texts[1],
     ])
     .success();
     let metadata: serde_json::Value = serde_json::from_slice(&fs_err::read(metadata).unwrap()).unwrap();

@@ -19,21 +19,40 @@ fn failures_name_the_input_and_the_remedy() {
         let call = if more.contains(&"--docker") { call } else { call.args(["--docker", &base]) };
         let output = format!("type=oci,dest={}", context.path("never").display());
         let outcome = call.args(["--target", "never:1", "-o", &output]).args(more).run();
-        assert!(!context.path("never").exists(), "nothing half-done may stay");
+        let shown = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(!context.path("never").exists(), "nothing half-done may stay: {more:?} {shown}");
         outcome
     };
     let cases: &[(&str, i32, &[&str], &dyn Fn(&mut serde_json::Value), &[&str])] = &[
-        ("requirements", 80, &["packaging"], &|it| {
-            it["script"]["requirements"]["pip"] = json!("packaging==24.0\npackaging==23.0\n");
-        }, &[]),
-        ("commit", 66, &["1111111111111111111111111111111111111111"], &|it| {
-            it["script"]["version_num"] = json!("1".repeat(40));
-        }, &[]),
-        ("diff", 65, &["helper.py"], &|it| {
-            let diff = "diff --git a/helper.py b/helper.py\n--- a/helper.py\n+++ b/helper.py\n@@ -1 +1 @@\n-NOT THERE\n+NEW\n";
-            it["script"]["diff"] = json!(diff);
-        }, &[]),
-        ("entry point", 66, &["missing.py"], &|it| it["script"]["entry_point"] = json!("missing.py"), &[]),
+        (
+            "requirements",
+            80,
+            &["packaging"],
+            &|it| {
+                it["script"]["requirements"]["pip"] = json!("packaging==24.0\npackaging==23.0\n");
+            },
+            &[],
+        ),
+        (
+            "commit",
+            66,
+            &["1111111111111111111111111111111111111111"],
+            &|it| {
+                it["script"]["version_num"] = json!("1".repeat(40));
+            },
+            &[],
+        ),
+        (
+            "diff",
+            65,
+            &["helper.py"],
+            &|it| {
+                let diff = "diff --git a/helper.py b/helper.py\n--- a/helper.py\n+++ b/helper.py\n@@ -1 +1 @@\n-NOT THERE\n+NEW\n";
+                it["script"]["diff"] = json!(diff);
+            },
+            &[],
+        ),
+        ("entry point", 65, &["missing.py"], &|it| it["script"]["entry_point"] = json!("missing.py"), &[]),
         ("base", 66, &["no-such-layout"], &|_| {}, &["--docker", "oci:/no-such-layout"]),
         ("registry", 69, &["127.0.0.1:9"], &|_| {}, &["--docker", "127.0.0.1:9/x:1"]),
         ("package", 66, &["no-such-package-here"], &|_| {}, &["--apt", "no-such-package-here"]),
@@ -59,7 +78,10 @@ fn a_task_that_is_none_says_so() {
     let outcome = context.agent().args(["build", "--task"]).arg(&path).args(["--target", "x:1"]).run();
     outcome.exits(65);
     let outcome = context.agent().args(["build", "--id", "0123456789abcdef0123456789abcdef", "--target", "x:1"]);
-    let outcome = outcome.env("CLEARML_API_HOST", "http://127.0.0.1:9").env("CLEARML_API_ACCESS_KEY", "a").env("CLEARML_API_SECRET_KEY", "b");
+    let outcome = outcome
+        .env("CLEARML_API_HOST", "http://127.0.0.1:9")
+        .env("CLEARML_API_ACCESS_KEY", "a")
+        .env("CLEARML_API_SECRET_KEY", "b");
     let outcome = outcome.run();
     assert!([Some(69), Some(78)].contains(&outcome.code), "{}", outcome.stderr);
 }

@@ -56,14 +56,16 @@ impl<'a> Sample<'a> {
 
     /// Builds it into an OCI layout with more arguments; the manifest digest.
     pub(crate) fn build(&self, arguments: &[&str]) -> String {
-        built(self.context, |call| call.arg("--task").arg(self.file()).arg("--docker").arg(base_argument()).args(arguments))
+        built(self.context, |call| {
+            call.arg("--task").arg(self.file()).arg("--docker").arg(base_argument()).args(arguments)
+        })
     }
 
     /// Locks it.
     pub(crate) fn lock(&self, arguments: &[&str]) -> PathBuf {
         let lock = self.context.path("agent.lock");
         let call = self.context.agent().arg("lock").arg("--task").arg(self.file()).arg("--docker").arg(base_argument());
-        call.args(arguments).arg("-o").arg(&lock).ok();
+        call.args(arguments).arg("--lock-file").arg(&lock).ok();
         lock
     }
 }

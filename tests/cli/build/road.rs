@@ -11,10 +11,14 @@ fn a_task_file_becomes_an_image_that_runs_natively() {
     let image = format!("oci:{}", context.path("image").display());
     let outcome = context.agent().args(["run", "--offline", &image]).run().success();
     assert!(outcome.stdout.contains("six 1.16.0 changed --epochs 3"), "{}", outcome.stdout);
-    let outcome = context.agent().args(["run", "--offline", &image, "python", "-c", "import six, sys; print(sys.prefix); sys.exit(7)"]).run().exits(7);
+    let outcome = context
+        .agent()
+        .args(["run", "--offline", &image, "python", "-c", "import six, sys; print(sys.prefix); sys.exit(7)"])
+        .run()
+        .exits(7);
     assert!(outcome.stdout.contains("/opt/agent/venv"), "{}", outcome.stdout);
     let shown = context.agent().args(["inspect", &image]).ok();
-    for part in [&manifest[..], "six", "train.py", "python"] {
+    for part in [&manifest[..], "libsm6", "train.py", "3.11"] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     let verified = context.agent().args(["verify", &image]).ok();
@@ -32,7 +36,7 @@ fn other_programs_accept_the_image() {
     assert_eq!(seen, manifest);
     let bundle = context.path("bundle");
     let place = format!("{}:1", context.path("image").display());
-    context.command("umoci").args(["unpack", "--image", &place]).arg(&bundle).ok();
+    context.command("umoci").args(["unpack", "--rootless", "--image", &place]).arg(&bundle).ok();
     assert!(bundle.join("rootfs/opt/agent/venv/bin/python").is_symlink());
     assert!(!bundle.join("rootfs/opt/agent/code/.git").exists());
 }
@@ -48,7 +52,11 @@ fn docker_runs_a_stored_script_and_ends_with_its_code() {
     let name = format!("agent-test-{}:1", std::process::id());
     let arguments = ["--docker", &base_argument(), "--target", &name, "--entry-point", "reuse_task"];
     context.agent().args(["build", "--task"]).arg(sample.file()).args(arguments).env("DOCKER_HOST", docker_host()).ok();
-    let run = context.command("docker").args(["run", "--rm", "--network", "none", &name]).env("DOCKER_HOST", docker_host()).run();
+    let run = context
+        .command("docker")
+        .args(["run", "--rm", "--network", "none", &name])
+        .env("DOCKER_HOST", docker_host())
+        .run();
     context.command("docker").args(["rmi", "-f", &name]).env("DOCKER_HOST", docker_host()).ok();
     let outcome = run.exits(5);
     assert!(outcome.stdout.contains("stored"), "{}", outcome.stdout);
@@ -71,7 +79,8 @@ fn secrets_of_a_task_are_in_neither_lock_nor_layers() {
         let path = blob.unwrap().path();
         let bytes = fs_err::read(&path).unwrap();
         assert!(!bytes.windows(6).any(|it| it == b"s3cr3t"), "{}", path.display());
-        let unpacked = context.command("sh").args(["-c", "zcat < \"$0\" 2>/dev/null | grep -c s3cr3t || true"]).arg(&path).ok();
+        let unpacked =
+            context.command("sh").args(["-c", "zcat < \"$0\" 2>/dev/null | grep -c s3cr3t || true"]).arg(&path).ok();
         assert_eq!(unpacked.lines().last().unwrap_or("0"), "0", "{}", path.display());
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use fs_err as fs;
 
 use crate::digest::Digest;
-use crate::error::Failure;
+use crate::error::{Explain, Failure, Kind};
 use crate::layer::{BuiltLayer, LayerKind, find_or_make, key};
 use crate::report::Reporter;
 use crate::sandbox::{LayerBlob, Sandbox, SandboxError, Step, Temporary};
@@ -20,6 +20,24 @@ const PLACE: &str = "/run/agent/setup";
 
 /// bash where there is one, as the original has it.
 const START: &str = "if command -v bash >/dev/null 2>&1; then exec bash /run/agent/setup/script; else exec sh /run/agent/setup/script; fi";
+
+/// The script ended badly. The original goes on all the same; here that would keep a half-made layer for good.
+#[derive(Debug, thiserror::Error)]
+#[error("the task's setup script ended with exit code {code}\n{words}")]
+struct SetupFailed {
+    code: i32,
+    words: String,
+}
+
+impl Explain for SetupFailed {
+    fn kind(&self) -> Kind {
+        Kind::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Mend the script; if that failure does not matter, end it with `exit 0`.".to_owned()]
+    }
+}
 
 /// A script and what it runs on.
 #[derive(Debug, Clone)]
@@ -73,11 +91,7 @@ pub fn build(
         step.private_tmp = false;
         let output = sandbox.run(&step, reporter)?;
         if output.code != 0 {
-            reporter.warning(format!(
-                "the setup script ended with exit code {}; what it left is in the image: {}",
-                output.code,
-                output.last_words().lines().last().unwrap_or_default()
-            ));
+            return Err(SetupFailed { code: output.code, words: output.last_words() }.into());
         }
         Ok::<_, Failure>(sandbox.layer(Temporary::Kept)?)
     };

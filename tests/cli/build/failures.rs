@@ -5,6 +5,9 @@ use serde_json::json;
 use super::{Sample, base_argument};
 use crate::support::{TestContext, write};
 
+/// What is wrong, the exit code, what the message must name, how the task is spoilt, more arguments.
+type Case<'a> = (&'a str, i32, &'a [&'a str], &'a dyn Fn(&mut serde_json::Value), &'a [&'a str]);
+
 #[test]
 fn failures_name_the_input_and_the_remedy() {
     let context = TestContext::warm();
@@ -23,7 +26,7 @@ fn failures_name_the_input_and_the_remedy() {
         assert!(!context.path("never").exists(), "nothing half-done may stay: {more:?} {shown}");
         outcome
     };
-    let cases: &[(&str, i32, &[&str], &dyn Fn(&mut serde_json::Value), &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (
             "requirements",
             80,

@@ -1,8 +1,8 @@
 //! The setup layer: what the task's setup script leaves on disk. Run with network, so it is not hermetic, and the
 //! build's report says so.
 //!
-//! As in the original, a script whose last command fails does not stop anything: it is a warning. Variables that it
-//! exports end with it.
+//! A script whose last command fails fails the build: what it left half done would otherwise be kept for good. Variables
+//! that it exports end with it.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ pub fn setup_key(input: &SetupInput<'_>) -> Digest {
 /// blobs in the store.
 ///
 /// # Errors
-/// A [`Failure`]: there is no sandbox, or the script did not end.
+/// A [`Failure`]: there is no sandbox, or the script failed or did not end.
 pub fn build(
     store: &Store,
     input: &SetupInput<'_>,

@@ -165,7 +165,8 @@ fn a_setup_script_has_network_and_leaves_its_files_and_nothing_of_ours() {
     let context = crate::support::TestContext::warm();
     let store = store(&context);
     let base = part(&store);
-    let script = b"set -e\ngetent hosts localhost\ntest -s /etc/resolv.conf\necho $KIND > /opt/kind\necho t > /tmp/kept\n";
+    let script =
+        b"set -e\ngetent hosts localhost\ntest -s /etc/resolv.conf\necho $KIND > /opt/kind\necho t > /tmp/kept\n";
     let input = SetupInput {
         below: chain_id(&[base.layers[0].diff_id]).unwrap(),
         script,

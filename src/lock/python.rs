@@ -5,14 +5,16 @@
 //! without an address; where such a wheel is missing, its name and version are resolved again and its digest decides.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::requirements::Gathered;
-use super::{BaseDistribution, Distribution, PythonPart, Tool};
+use super::{BaseDistribution, BuiltFrom, Distribution, PythonPart, Tool};
 use crate::digest::{Digest, Hasher};
-use crate::error::{Explain, Kind};
+use crate::error::{Explain, Failure, Kind};
+use crate::python::build::{self, Bench, Built, Git, Source};
 use crate::python::fetch::{self, FetchError, Wanted};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Installed, Interpreter};
@@ -21,7 +23,7 @@ use crate::python::resolve::{self, Pinned, Request, Resolution, ResolveError};
 use crate::python::tags::Libc;
 use crate::python::uv::{Uv, UvError};
 use crate::report::SharedReporter;
-use crate::secret::split_userinfo;
+use crate::secret::{Secret, split_userinfo};
 use crate::store::{Store, StoreError, Table};
 
 /// Names how resolutions are remembered.
@@ -86,8 +88,11 @@ pub enum PythonError {
     /// The base's C library is none we know.
     #[error("the base's C library `{0}` is not known")]
     Libc(String),
-    /// An inner runtime cannot be had.
-    #[error("cannot start downloads")]
+    /// What has no wheel, and no sandbox to build it in.
+    #[error("`{0}` must be built from source, and there is no sandbox for that")]
+    Unbuilt(String),
+    /// Downloads or files in between.
+    #[error("cannot prepare downloads")]
     Runtime(#[source] std::io::Error),
 }
 
@@ -98,7 +103,7 @@ impl Explain for PythonError {
             Self::Resolve(error) => error.kind(),
             Self::Fetch(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Libc(_) => Kind::Unsatisfiable,
+            Self::Libc(_) | Self::Unbuilt(_) => Kind::Unsatisfiable,
             Self::Runtime(error) => Kind::of_io(error),
         }
     }
@@ -110,6 +115,7 @@ impl Explain for PythonError {
             Self::Fetch(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Libc(_) => vec!["Choose a base with glibc or musl (--docker).".to_owned()],
+            Self::Unbuilt(_) => vec!["Ask for a release that has a wheel.".to_owned()],
             Self::Runtime(_) => Vec::new(),
         }
     }
@@ -125,17 +131,31 @@ struct Remembered {
 }
 
 /// Resolves the Python part, and says which uv did; none where nothing was to be resolved. Projects are not its
-/// business. Blocks; not for a thread of an async runtime.
+/// business, and what needs a build is an error. Blocks; not for a thread of an async runtime.
 ///
 /// # Errors
 /// [`PythonError`]
 pub fn resolve(
     store: &Store,
+    asked: (&Ground<'_>, &Gathered),
+    places: (&Indexes, Torch),
+    memory: Memory,
+    reporter: &SharedReporter,
+) -> Result<(PythonPart, Option<Tool>), Failure> {
+    resolve_building((store, None), asked, places, memory, reporter)
+}
+
+/// The same, with a bench on which what has no wheel is built.
+///
+/// # Errors
+/// [`PythonError`], [`build::BuildError`], or what the bench's own functions give.
+pub fn resolve_building(
+    (store, bench): (&Store, Option<&Bench<'_>>),
     (ground, gathered): (&Ground<'_>, &Gathered),
     (indexes, torch): (&Indexes, Torch),
     memory: Memory,
     reporter: &SharedReporter,
-) -> Result<(PythonPart, Option<Tool>), PythonError> {
+) -> Result<(PythonPart, Option<Tool>), Failure> {
     let mut part = PythonPart {
         version: ground.interpreter.version.clone(),
         executable: ground.interpreter.executable.clone(),
@@ -147,7 +167,7 @@ pub fn resolve(
         base_distributions: Vec::new(),
         projects: Vec::new(),
     };
-    if gathered.requirements.is_empty() {
+    if gathered.requirements.is_empty() && gathered.builds.is_empty() {
         return Ok((part, None));
     }
     let key = memory_key(ground, gathered, indexes, torch);
@@ -155,7 +175,7 @@ pub fn resolve(
     let found = match remembered.filter(|it| memory.now.saturating_sub(it.at) < memory.max_age) {
         Some(found) => found,
         None => {
-            let found = resolve_anew(store, (ground, gathered), (indexes, torch), memory.now, reporter)?;
+            let found = resolve_anew((store, bench), (ground, gathered), (indexes, torch), memory.now, reporter)?;
             store.remember(Table::Resolutions, &key, &found)?;
             found
         }
@@ -166,32 +186,117 @@ pub fn resolve(
 }
 
 fn resolve_anew(
-    store: &Store,
+    (store, bench): (&Store, Option<&Bench<'_>>),
     (ground, gathered): (&Ground<'_>, &Gathered),
     (indexes, torch): (&Indexes, Torch),
     now: u64,
     reporter: &SharedReporter,
-) -> Result<Remembered, PythonError> {
+) -> Result<Remembered, Failure> {
     let uv = Uv::find(store, reporter)?;
     reporter.started("resolve", "Python requirements");
     let installed = if ground.isolated { &[][..] } else { ground.installed };
-    let request = Request {
-        requirements: &gathered.requirements,
-        constraints: &gathered.constraints,
-        python: &ground.interpreter.version,
-        libc: Libc::parse(ground.libc).ok_or_else(|| PythonError::Libc(ground.libc.to_owned()))?,
-        architecture: ground.architecture,
-        base: installed,
-        indexes,
-        no_deps: false,
-        torch: None,
+    let links = store.scratch()?;
+    let mut builds = Builds { store, bench, links: links.path(), built: Vec::new() };
+    let mut requirements = gathered.requirements.clone();
+    for asked in &gathered.builds {
+        requirements.push(builds.named(asked)?);
+    }
+    let backends = backends(gathered, torch, installed);
+    let resolution = loop {
+        let request = Request {
+            requirements: &requirements,
+            constraints: &gathered.constraints,
+            python: &ground.interpreter.version,
+            libc: Libc::parse(ground.libc).ok_or_else(|| PythonError::Libc(ground.libc.to_owned()))?,
+            architecture: ground.architecture,
+            base: installed,
+            indexes,
+            links: Some(links.path()),
+            no_deps: false,
+            torch: None,
+        };
+        match resolve_torch(store, &uv, &request, &backends, reporter) {
+            Ok(resolution) => break resolution,
+            Err(error) => builds.supply(error, &requirements)?,
+        }
     };
-    let resolution = resolve_torch(store, &uv, &request, &backends(gathered, torch, installed), reporter)?;
-    let distributions = pin(store, indexes, &resolution.wheels, reporter)?;
+    let mut distributions = pin(store, indexes, &resolution.wheels, reporter)?;
+    for it in &mut distributions {
+        it.built_from = builds.origin(&it.sha256);
+    }
     let base: Vec<BaseDistribution> = resolution.base.iter().map(base_distribution).collect();
     let outcome = format!("{} distributions, {} of the base", distributions.len(), base.len());
     reporter.finished("resolve", outcome);
     Ok(Remembered { at: now, uv: Tool { version: uv.version, sha256: uv.sha256 }, distributions, base })
+}
+
+/// What was built for a resolution.
+struct Builds<'a> {
+    store: &'a Store,
+    bench: Option<&'a Bench<'a>>,
+    /// Where the resolver finds it.
+    links: &'a Path,
+    built: Vec<Built>,
+}
+
+impl Builds<'_> {
+    /// Builds what a requirement names by address: the requirement that the wheel fulfils.
+    fn named(&mut self, asked: &Secret) -> Result<String, Failure> {
+        let text = asked.reveal();
+        let (head, address) = match text.split_once('@').filter(|it| !it.0.contains([':', '/'])) {
+            Some((head, address)) if !text.starts_with("git@") => (head.trim(), address.trim()),
+            _ => ("", text),
+        };
+        let (address, marker) = address.split_once(" ;").map_or((address, None), |it| (it.0.trim(), Some(it.1)));
+        let source = match Git::parse(address) {
+            Some(git) => Source::Git(git),
+            None => Source::Archive(Secret::new(address)),
+        };
+        let built = self.build(&source)?;
+        let extras = head.find('[').map_or("", |it| &head[it..]);
+        let marker = marker.map(|it| format!(" ;{it}")).unwrap_or_default();
+        Ok(format!("{}{extras}=={}{marker}", built.name, built.version))
+    }
+
+    /// Builds what a resolution lacked; its error where there is nothing to build.
+    fn supply(&mut self, error: PythonError, requirements: &[String]) -> Result<(), Failure> {
+        let unbuilt = match &error {
+            PythonError::Resolve(ResolveError::Unsatisfiable { unbuilt, .. }) if self.bench.is_some() => {
+                unbuilt.clone()
+            }
+            _ => return Err(error.into()),
+        };
+        let known = |name: &str| self.built.iter().any(|it| it.name == name);
+        let fresh: Vec<String> = unbuilt.into_iter().map(|it| normalise(&it)).filter(|it| !known(it)).collect();
+        if fresh.is_empty() {
+            return Err(error.into());
+        }
+        for name in fresh {
+            let asked = requirements.iter().find(|it| normalise(name_of(it)) == name);
+            let asked = asked.map_or(name.as_str(), |it| it.split(';').next().unwrap_or(it).trim());
+            self.build(&Source::Requirement(asked.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, source: &Source) -> Result<Built, Failure> {
+        let Some(bench) = self.bench else { return Err(PythonError::Unbuilt(build::label(source)).into()) };
+        let built = build::build(bench, source)?;
+        fs_err::copy(self.store.blob_path(&built.wheel), self.links.join(&built.file)).map_err(PythonError::Runtime)?;
+        self.built.push(built.clone());
+        Ok(built)
+    }
+
+    fn origin(&self, wheel: &Digest) -> Option<BuiltFrom> {
+        let it = self.built.iter().find(|it| it.wheel == *wheel)?;
+        Some(BuiltFrom { requirement: it.requirement.clone(), source: it.source.clone(), sha256: it.sha256 })
+    }
+}
+
+/// The name that a requirement begins with.
+fn name_of(line: &str) -> &str {
+    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))).unwrap_or(line.len());
+    &line[..end]
 }
 
 fn base_distribution(it: &Installed) -> BaseDistribution {
@@ -238,11 +343,7 @@ fn backends(gathered: &Gathered, torch: Torch, installed: &[Installed]) -> Vec<O
     let named: Vec<(&str, String)> = gathered
         .requirements
         .iter()
-        .map(|line| {
-            let end =
-                line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))).unwrap_or(line.len());
-            (line.as_str(), normalise(&line[..end]))
-        })
+        .map(|line| (line.as_str(), normalise(name_of(line))))
         .filter(|(_, name)| TORCH.contains(&name.as_str()))
         .collect();
     let in_base = named.iter().any(|(_, name)| installed.iter().any(|it| it.name == *name));
@@ -324,6 +425,7 @@ fn memory_key(ground: &Ground<'_>, gathered: &Gathered, indexes: &Indexes, torch
     };
     list(&gathered.requirements);
     list(&gathered.constraints);
+    list(&gathered.builds.iter().map(|it| Digest::of(it.reveal()).to_string()).collect::<Vec<_>>());
     list(&indexes.fingerprint());
     if !ground.isolated {
         let installed = ground.installed.iter();
@@ -405,6 +507,7 @@ fn locate(
         architecture,
         base: &[],
         indexes,
+        links: None,
         no_deps: true,
         torch: None,
     };

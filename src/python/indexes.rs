@@ -90,14 +90,14 @@ impl Indexes {
         }
     }
 
-    /// What uv is told on top of its own configuration; `links` is a directory of wheels besides.
+    /// What uv is told on top of its own configuration; `links` are directories of wheels besides.
     #[must_use]
-    pub fn environment(&self, links: Option<&Path>) -> Vec<(String, Secret)> {
+    pub fn environment(&self, links: &[&Path]) -> Vec<(String, Secret)> {
         let mut environment = self.handed.environment();
-        if let Some(links) = links {
+        if !links.is_empty() {
             let handed = environment.iter().position(|it| it.0 == "UV_FIND_LINKS").map(|it| environment.remove(it).1);
             let own = handed.map(|it| it.reveal().to_owned()).or_else(|| std::env::var("UV_FIND_LINKS").ok());
-            let all: Vec<String> = own.into_iter().chain([links.display().to_string()]).collect();
+            let all: Vec<String> = own.into_iter().chain(links.iter().map(|it| it.display().to_string())).collect();
             environment.push(("UV_FIND_LINKS".to_owned(), Secret::new(all.join(","))));
         }
         let mut extra: Vec<&str> = self.task.iter().chain(&self.settings).map(Secret::reveal).collect();
@@ -115,6 +115,31 @@ impl Indexes {
             environment.push(("UV_INDEX_STRATEGY".to_owned(), Secret::new("unsafe-best-match")));
         }
         environment
+    }
+
+    /// The same for pip, where it runs in a sandbox: only what is reached over the network. uv's own configuration is
+    /// handed over as far as it stands in variables.
+    #[must_use]
+    pub fn environment_of_pip(&self) -> Vec<(String, Secret)> {
+        let own = |name: &str| std::env::var(name).unwrap_or_default();
+        let told: BTreeMap<String, Secret> = self.environment(&[]).into_iter().collect();
+        let value = |name: &str| told.get(name).map_or_else(|| own(name), |it| it.reveal().to_owned());
+        let over_network = |text: String| {
+            let words = text.split([' ', ',']).filter(|it| it.contains("://") && !it.starts_with("file:"));
+            let bare =
+                |it: &str| it.rsplit_once("=http").map_or_else(|| it.to_owned(), |(_, rest)| format!("http{rest}"));
+            words.map(bare).collect::<Vec<_>>().join(" ")
+        };
+        let default = [value("UV_DEFAULT_INDEX"), own("UV_INDEX_URL")].concat();
+        let extra = [value("UV_INDEX"), own("UV_EXTRA_INDEX_URL")].join(" ");
+        let variables = [
+            ("PIP_INDEX_URL", over_network(default)),
+            ("PIP_EXTRA_INDEX_URL", over_network(extra)),
+            ("PIP_FIND_LINKS", over_network(value("UV_FIND_LINKS"))),
+            ("PIP_TRUSTED_HOST", value("UV_INSECURE_HOST")),
+        ];
+        let filled = variables.into_iter().filter(|it| !it.1.is_empty());
+        filled.map(|(name, value)| (name.to_owned(), Secret::new(value))).collect()
     }
 
     /// Whether a file's address says something about this machine only, so that a lock must not hold it.
@@ -136,7 +161,7 @@ impl Indexes {
     pub fn fingerprint(&self) -> Vec<String> {
         let bare = |it: &str| Url::parse(it).map_or_else(|_| it.to_owned(), |url| split_userinfo(&url).0.to_string());
         let mut fields: Vec<String> = self
-            .environment(None)
+            .environment(&[])
             .iter()
             .map(|(name, value)| {
                 let value: Vec<String> = value.reveal().split(' ').map(bare).collect();
@@ -231,7 +256,7 @@ mod tests {
     use super::*;
 
     fn environment(indexes: &Indexes) -> Vec<(String, String)> {
-        indexes.environment(None).into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect()
+        indexes.environment(&[]).into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect()
     }
 
     #[test]

@@ -7,12 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::name::normalise;
 use super::tags::Libc;
-use crate::base::rootfs::{NodeKind, Rootfs};
 use crate::digest::Digest;
-use crate::store::{Store, Table};
 
-/// Names what an inspection looks at; part of what it is remembered under.
-const VERSION: u32 = 1;
 /// The search path of an image that names none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -380,56 +376,6 @@ fn read_metadata(text: &str, location: &str) -> Option<Installed> {
         requires,
         extras,
     })
-}
-
-impl Tree for Rootfs {
-    fn node(&self, path: &str) -> Option<Node> {
-        if path == "/" {
-            return Some(Node::Dir);
-        }
-        let entry = self.lstat(path)?;
-        Some(match entry.kind {
-            NodeKind::Dir => Node::Dir,
-            NodeKind::File | NodeKind::Hardlink => Node::File,
-            NodeKind::Symlink => Node::Link(entry.target.clone().unwrap_or_default()),
-            NodeKind::Other => Node::Other,
-        })
-    }
-
-    fn names(&self, dir: &str) -> Vec<String> {
-        let names: std::collections::BTreeSet<&str> = self.list(dir).into_iter().collect();
-        names.into_iter().map(str::to_owned).collect()
-    }
-
-    fn read_all(&self, paths: &[&str]) -> io::Result<Vec<Vec<u8>>> {
-        let found = Self::read_all(self, paths).map_err(io::Error::other)?;
-        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
-    }
-}
-
-/// What is remembered of a base: by the chain of its layers and its search path.
-#[must_use]
-pub fn remembered(store: &Store, chain_id: &Digest, environment: &BTreeMap<String, String>) -> Option<Inspection> {
-    store.record(Table::Bases, &memory_key(chain_id, environment))
-}
-
-/// Looks at a base and remembers it.
-///
-/// # Errors
-/// Whatever reading the base or writing the record gives.
-pub fn inspect_base(
-    store: &Store,
-    rootfs: &Rootfs,
-    chain_id: &Digest,
-    environment: &BTreeMap<String, String>,
-) -> io::Result<Inspection> {
-    let found = inspect(rootfs, environment)?;
-    store.remember(Table::Bases, &memory_key(chain_id, environment), &found).map_err(io::Error::other)?;
-    Ok(found)
-}
-
-fn memory_key(chain_id: &Digest, environment: &BTreeMap<String, String>) -> Digest {
-    Digest::of(format!("inspection {VERSION} {chain_id} {}", environment.get("PATH").map_or(PATH, |it| it)))
 }
 
 /// A directory of this machine as a tree.

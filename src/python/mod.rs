@@ -10,6 +10,7 @@
 //! here runs code of a package.
 
 pub mod archive;
+pub mod build;
 pub mod entry_points;
 pub mod fetch;
 pub mod indexes;

@@ -42,6 +42,8 @@ pub struct Request<'a> {
     pub base: &'a [Installed],
     /// Indexes.
     pub indexes: &'a Indexes,
+    /// A directory of further wheels: those that were built.
+    pub links: Option<&'a Path>,
     /// Whether what a distribution needs is left out.
     pub no_deps: bool,
     /// Where PyTorch comes from, `cu126` or `cpu`; `None` treats it like any other package.
@@ -262,8 +264,10 @@ fn base_has_all_names(request: &Request<'_>) -> bool {
 
 fn compile(uv: &Uv, request: &Request<'_>, dir: &Path, platform: &str, offline: bool) -> Result<(), ResolveError> {
     let mut command = uv.command();
-    let stubs = (!request.base.is_empty()).then(|| dir.join("stubs"));
-    command.envs(request.indexes.environment(stubs.as_deref()).iter().map(|(name, value)| (name, value.reveal())));
+    let stubs = dir.join("stubs");
+    let stubs = (!request.base.is_empty()).then_some(stubs.as_path());
+    let links: Vec<&Path> = request.links.into_iter().chain(stubs).collect();
+    command.envs(request.indexes.environment(&links).iter().map(|(name, value)| (name, value.reveal())));
     command
         .args(["pip", "compile", "requirements.in", "--constraints", "constraints.txt"])
         .args(["--format", "pylock.toml", "--output-file", "pylock.toml", "--quiet", "--no-header"])
@@ -388,6 +392,7 @@ mod tests {
                 architecture: "amd64",
                 base,
                 indexes: &self.indexes,
+                links: None,
                 no_deps: false,
                 torch: None,
             };

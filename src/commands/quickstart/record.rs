@@ -25,7 +25,7 @@ pub(super) fn environment(uv: &Uv, directory: &Path, requirements: &Path) -> Res
     }
     let indexes = Indexes::of_machine(&|name| std::env::var(name).ok());
     let run = |command: &mut Command, shown: &str| {
-        command.envs(indexes.environment(None).iter().map(|(name, value)| (name, value.reveal())));
+        command.envs(indexes.environment(&[]).iter().map(|(name, value)| (name, value.reveal())));
         let output = process::run(command, PATIENCE)?;
         if output.status.success() {
             return Ok(());

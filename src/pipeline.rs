@@ -26,6 +26,7 @@ use crate::python::indexes::Indexes;
 use crate::task::Task;
 
 mod base;
+mod builds;
 mod layers;
 mod look;
 mod packages;

@@ -12,10 +12,9 @@ use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
 use crate::python::project::{declared, is_for};
-use crate::secret::mask_userinfo;
 use crate::task::Task;
 
-use super::{Wishes, Workshop, base, projects};
+use super::{Wishes, Workshop, base, builds, projects};
 
 /// What a task stands on.
 pub(super) struct Below<'a> {
@@ -56,30 +55,12 @@ pub struct Choices {
     pub original: bool,
 }
 
-/// A requirement that no wheel fulfils.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` must be built from source, which this release does not do")]
-struct Unbuilt(String);
-
-impl Explain for Unbuilt {
-    fn kind(&self) -> Kind {
-        Kind::Unsatisfiable
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec!["Build a wheel of it, put it on your package index (or a directory named in PIP_FIND_LINKS) and require that.".to_owned()]
-    }
-}
-
 /// Chooses the interpreter, solves system packages and resolves distributions.
 pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Below<'_>) -> Result<Packages, Failure> {
     let reporter = &shop.around.reporter;
     let libc = below.looked.libc.clone().ok_or(NoLibc)?;
     let mut gathered = gather(task, wishes, below.checkout)?;
     gathered.notes.iter().for_each(|it| reporter.note(it));
-    if let Some(asked) = gathered.builds.first().map(|it| mask_userinfo(it.reveal())) {
-        return Err(Unbuilt(asked).into());
-    }
     let chosen = choose(shop, task, wishes, below.looked);
     let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
     let system = solve(shop, wishes, below, need)?;
@@ -123,8 +104,8 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
     let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
     let torch = torch(below.base);
-    let store = &shop.around.store;
-    let (mut python, uv) = python::resolve(store, (&ground, &gathered), (&indexes, torch), memory, reporter)
+    let place = builds::Place { part: below.part, base: below.base, system: system.part.as_ref() };
+    let (mut python, uv) = builds::resolve(shop, &place, (&ground, &gathered), (&indexes, torch), memory)
         .during(|| "cannot resolve Python requirements".to_owned())?;
     python.projects = projects;
     Ok(Packages { uv, python, system: system.part })

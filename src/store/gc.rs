@@ -98,6 +98,16 @@ pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected
     Ok(Collected::Done { before, freed: before.saturating_sub(left), removed })
 }
 
+/// Removes unfinished work, if nobody is working in the store. What cannot be removed (files of subordinate ids) stays
+/// for the next collection, which tells.
+pub(super) fn sweep(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root.join("tmp")) else { return };
+    let Ok(Some(_lease)) = FileLock::try_acquire(&root.join("lease"), Sharing::Exclusive) else { return };
+    for entry in entries.flatten() {
+        let _ = remove(&entry.path(), &|_| Ok(()));
+    }
+}
+
 /// Reads every blob and compares it with its name: the damaged ones, which are removed.
 ///
 /// # Errors
@@ -190,6 +200,19 @@ fn remove(path: &Path, other: &Remover<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unfinished_work_is_swept_when_nobody_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let left = store.scratch().unwrap().keep();
+        fs::write(left.join("half"), "done").unwrap();
+        let other = Store::open(dir.path()).unwrap();
+        assert!(left.exists());
+        drop((store, other));
+        drop(Store::open(dir.path()).unwrap());
+        assert!(!left.exists());
+    }
 
     #[test]
     fn the_oldest_go_first_and_nothing_goes_while_somebody_works() {

@@ -173,7 +173,8 @@ impl Store {
             .unwrap_or_else(|| crate::fs::expand_home("~/.cache/agent"))
     }
 
-    /// Opens a store, creating it where there is none. Waits while it is collected.
+    /// Opens a store, creating it where there is none. Waits while it is collected. Where nobody else works in it,
+    /// unfinished work that a kill or a power cut left is removed.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -181,6 +182,7 @@ impl Store {
         let failed = |source| StoreError::Io { store: root.to_owned(), source };
         create_private_dir(root).map_err(failed)?;
         let root = &fs::canonicalize(root).map_err(failed)?;
+        gc::sweep(root);
         let lease =
             FileLock::acquire(&root.join("lease"), Sharing::Shared, Duration::from_secs(600)).map_err(failed)?;
         let version = root.join("version");

@@ -107,7 +107,8 @@ impl Entry {
             if text.starts_with("-m") || text.starts_with("-c") {
                 split(&text)?
             } else {
-                let whole = stem(&join(&directory, &text)) == stem(file);
+                let path = join(&directory, &text);
+                let whole = path == file || path.ends_with(".ipynb") && stem(&path) == stem(file);
                 let rest = if whole { Vec::new() } else { split(&text)? };
                 std::iter::once(seen_from(&directory, file)).chain(rest.into_iter().skip(1)).collect()
             }

@@ -30,7 +30,9 @@ const GUEST_SOURCES: &[&str] = &[
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_HOST").is_none() {
+    println!("cargo:rerun-if-env-changed=AGENT_BUILD_GUEST");
+    // `ci/reproducible-guest` wants the in-image binary alone.
+    if env::var_os("CARGO_FEATURE_HOST").is_none() && env::var_os("AGENT_BUILD_GUEST").is_none() {
         return;
     }
     for source in GUEST_SOURCES {
@@ -57,7 +59,7 @@ fn main() {
         let keep = ["CARGO", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO"].contains(&text.as_ref())
             || text.starts_with("CARGO_REGISTRIES_")
             || text.starts_with("CARGO_SOURCE_");
-        let drop = text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
+        let drop = text == "AGENT_BUILD_GUEST" || text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
         if drop && !keep
             || ["OPT_LEVEL", "DEBUG", "PROFILE", "TARGET", "HOST", "OUT_DIR", "NUM_JOBS"].contains(&text.as_ref())
         {

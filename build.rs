@@ -59,7 +59,10 @@ fn main() {
         let keep = ["CARGO", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO"].contains(&text.as_ref())
             || text.starts_with("CARGO_REGISTRIES_")
             || text.starts_with("CARGO_SOURCE_");
-        let drop = text == "AGENT_BUILD_GUEST" || text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
+        let drop = text == "AGENT_BUILD_GUEST"
+            || text.starts_with("CARGO")
+            || text.starts_with("RUSTC")
+            || text.starts_with("RUSTFLAGS");
         if drop && !keep
             || ["OPT_LEVEL", "DEBUG", "PROFILE", "TARGET", "HOST", "OUT_DIR", "NUM_JOBS"].contains(&text.as_ref())
         {

@@ -197,6 +197,8 @@ impl Run<'_> {
         self.recorder.record(last.level(), &last.line());
         let deadline = match ended.cause {
             Cause::Asked(at) => at + ASKED,
+            // What waits then is the executor's to send.
+            _ if self.settings.executor => Instant::now() + ASKED,
             _ => Instant::now() + self.settings.patience,
         };
         let reported = tokio::select! {

@@ -49,7 +49,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// For a command in the environment: no task, no server. An image without our documents will do.
+    /// For a command in the environment: no task, no server.
     pub(super) fn for_command() -> Result<Self, GuestError> {
         Self::new(read_launch()?, Value::Null, Environment::current())
     }

@@ -1,5 +1,7 @@
-//! Whom we trust: the system's store, read when the first server shows a certificate.
+//! Whom we trust: the system's store and what SSL_CERT_FILE and SSL_CERT_DIR add, read when the first server shows a
+//! certificate.
 
+use std::path::Path;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
@@ -47,7 +49,14 @@ struct NoStore(String);
 
 impl SystemStore {
     fn load(&self) -> Result<Arc<WebPkiServerVerifier>, NoStore> {
-        let found = rustls_native_certs::load_native_certs();
+        let mut found = rustls_native_certs::load_native_certs();
+        // The variables replace the system's store there; here they add to it.
+        if ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|it| std::env::var_os(it).is_some()) {
+            found.certs.extend(STORES.iter().map(Path::new).find_map(in_file).unwrap_or_default());
+        }
+        if found.certs.is_empty() && cfg!(feature = "guest") {
+            found.certs = environments_own();
+        }
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
         let why = || found.errors.first().map(|it| format!(": {it}")).unwrap_or_default();
@@ -55,6 +64,28 @@ impl SystemStore {
             .build()
             .map_err(|_| NoStore(why()))
     }
+}
+
+/// Where distributions keep their store, as one file.
+const STORES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn in_file(path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+    let found = rustls_native_certs::load_certs_from_paths(Some(path), None);
+    (!found.certs.is_empty()).then_some(found.certs)
+}
+
+/// Small bases have no store at all. The SDK then trusts the one that its own environment brings (certifi), and so do
+/// we in such an image.
+fn environments_own() -> Vec<CertificateDer<'static>> {
+    let lib = Path::new(crate::launch::VENV).join("lib");
+    let pythons = fs_err::read_dir(lib).into_iter().flatten().flatten();
+    pythons.map(|it| it.path().join("site-packages/certifi/cacert.pem")).find_map(|it| in_file(&it)).unwrap_or_default()
 }
 
 impl ServerCertVerifier for SystemStore {

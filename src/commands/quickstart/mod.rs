@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fs_err as fs;
+use serde_json::json;
 
 use super::{Context, blocking};
 use crate::clearml::{Client, Login, Server};
@@ -136,14 +137,16 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
 
     title(4, if docker { "The task runs again, in Docker" } else { "The task runs again, natively" })?;
     let image = if docker { IMAGE.to_owned() } else { format!("oci:{}", layout.display()) };
+    let client = client(&server)?;
+    // What the recording left on the server would stand among the results of this run.
+    client.call("tasks.reset", &json!({ "task": id, "force": true })).await?;
     if docker {
-        steps.docker(&server, &image).await?;
+        steps.docker(&image).await?;
     } else {
         steps.agent(&["run", &image]).await?;
     }
 
     title(5, "The task as the server has it now")?;
-    let client = client(&server)?;
     ui.print(&show::task(&client, &id).await?)?;
 
     title(6, "The image once more, every layer of ours made anew")?;
@@ -236,22 +239,12 @@ impl Steps<'_> {
         self.watch("agent", arguments, command).await
     }
 
-    /// `docker run` with the server's address and credentials, by name only: their values are in no command line.
-    async fn docker(&self, server: &server::Running, image: &str) -> Result<(), Failure> {
-        let mut words = vec!["run", "--rm", "--network", "host"];
-        let keys = ["CLEARML_API_HOST", "CLEARML_FILES_HOST", "CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY"];
-        words.extend(keys.iter().flat_map(|it| ["-e", it]));
-        words.push(image);
+    /// `docker run` with the server's configuration lent to it: credentials are in no command line.
+    async fn docker(&self, image: &str) -> Result<(), Failure> {
+        let volume = format!("{}:/clearml.conf:ro", self.config.display());
         let mut command = Command::new("docker");
         alone(&mut command, self.config);
-        let values = [
-            server.api_url.as_str(),
-            server.files_url.as_str(),
-            server.credentials.user.as_str(),
-            server.credentials.password.reveal(),
-        ];
-        command.envs(keys.iter().zip(values));
-        self.watch("docker", &words, command).await
+        self.watch("docker", &["run", "--rm", "--network", "host", "-v", &volume, image], command).await
     }
 
     /// Says what is run and runs it, its output where ours goes.
@@ -273,14 +266,19 @@ impl Steps<'_> {
 fn go_on(directory: &Path, config: &Path, id: &str, image: &str, docker: bool) -> String {
     let data = process::command_line(&[text(&directory.join("server"))]);
     let config = process::command_line(&[text(config)]);
-    let offline = if docker { format!("docker run --rm {image}") } else { format!("agent run --offline {image}") };
+    let offline = if docker {
+        format!("docker run --rm {image} --set General/steps=5")
+    } else {
+        format!("agent run --offline --set General/steps=5 {image}")
+    };
+    let output = if docker { "" } else { " -o type=oci,dest=mine" };
     format!(
         "\nGo on with:\n\
          \x20 agent inspect {image}\n\
          \x20 agent verify {image}\n\
-         \x20 {offline} --set General/steps=5\n\
+         \x20 {offline}\n\
          \x20 agent server --data {data}\n\
-         \x20 CLEARML_CONFIG_FILE={config} agent build --id {id} --docker {} --target mine",
+         \x20 CLEARML_CONFIG_FILE={config} agent build --id {id} --docker {} --target mine{output}",
         base()
     )
 }
@@ -292,7 +290,7 @@ mod tests {
     #[test]
     fn commands_to_go_on_with_name_what_was_made() {
         let text = go_on(Path::new("/d"), Path::new("/d/server/clearml.conf"), "0f", "oci:/d/image", false);
-        assert!(text.contains("agent run --offline oci:/d/image --set General/steps=5"));
+        assert!(text.contains("agent run --offline --set General/steps=5 oci:/d/image"));
         assert!(text.contains("CLEARML_CONFIG_FILE=/d/server/clearml.conf agent build --id 0f"));
     }
 }

@@ -1,0 +1,47 @@
+//! The README's first command, as a stranger runs it.
+
+use crate::support::{Engine, TestContext, require};
+
+/// What must be on the screen in the end, with and without Docker.
+fn shows_all(text: &str) {
+    for line in [
+        "ClearML Task: created new task id=",
+        "$ agent build --id ",
+        "status      completed",
+        "parameters  ",
+        "General/steps=40",
+        "scalar      loss/train: 40 values, ",
+        "plot        fit/",
+        "artifact    line",
+        "console     y = 2.0",
+        "the same image, bit for bit: sha256:",
+        "Go on with:",
+    ] {
+        assert!(text.contains(line), "`{line}` is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn quickstart_in_docker() {
+    require(Engine::Docker);
+    require(Engine::Git);
+    let context = TestContext::warm();
+    let outcome = context.agent().arg("quickstart").run().success();
+    shows_all(&outcome.stdout);
+    assert!(outcome.stdout.contains("$ docker run --rm --network host"), "{}", outcome.stdout);
+    let secret =
+        fs_err::read_to_string(context.home().join(".local/share/agent/quickstart/server/clearml.conf")).unwrap();
+    let (_, secret) = secret.split_once("secret_key").unwrap();
+    let secret = secret.trim_start_matches([' ', ':', '=', '"']).split('"').next().unwrap();
+    assert!(secret.len() > 8 && !outcome.stdout.contains(secret) && !outcome.stderr.contains(secret));
+}
+
+#[test]
+fn quickstart_natively_where_there_is_no_engine() {
+    require(Engine::Git);
+    let context = TestContext::warm();
+    let nowhere = format!("unix://{}", context.path("no-such-socket").display());
+    let outcome = context.agent().env("DOCKER_HOST", nowhere).arg("quickstart").run().success();
+    shows_all(&outcome.stdout);
+    assert!(outcome.stdout.contains("$ agent run oci:"), "{}", outcome.stdout);
+}

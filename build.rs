@@ -49,6 +49,8 @@ fn main() {
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
         "--cfg=getrandom_backend=\"linux_getrandom\"".to_owned(),
+        // It is made of symbol names too, which differ with the directory and are stripped afterwards.
+        "-Clink-arg=-Wl,--build-id=none".to_owned(),
         format!("--remap-path-prefix={}=/agent", root.display()),
         format!("--remap-path-prefix={home}=/cargo"),
     ];

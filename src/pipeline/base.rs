@@ -38,10 +38,13 @@ pub(super) fn open(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
 
 /// A base that is no recipe's: where the lock says, else where we are told it lies.
 fn reopen(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
-    let opened = shop.wait(crate::lock::base::open(&shop.around, part));
-    // An engine that is not ours to ask may stand in the way of one that we are told of.
-    let (Err(_), Some(request)) = (&opened, &shop.base) else {
-        return opened.during(|| "cannot open the base image".to_owned());
+    // What the command line names comes before an engine that happens to have an image of the same configuration.
+    let Some(request) =
+        shop.base.as_ref().filter(|_| part.source.is_none() && shop.around.store.has(&part.config).is_none())
+    else {
+        return shop
+            .wait(crate::lock::base::open(&shop.around, part))
+            .during(|| "cannot open the base image".to_owned());
     };
     let (found, base) = lock(shop, request, &part.platform)?;
     if found.config == part.config {

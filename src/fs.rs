@@ -14,13 +14,39 @@ use rustix::fs::FlockOperation;
 /// # Errors
 /// Names the path; nothing is left beside it.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let parent = parent_of(path);
-    let mut file =
-        tempfile::Builder::new().prefix(".agent-").tempfile_in(parent).map_err(|error| named(&error, path))?;
-    file.write_all(bytes).map_err(|error| named(&error, path))?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).map_err(|error| named(&error, path))?;
-    file.as_file().sync_all().map_err(|error| named(&error, path))?;
-    file.persist(path).map_err(|error| named(&error.error, path))?;
+    publish(path, mode, |file| file.write_all(bytes)).map_err(|error| named(&error, path))
+}
+
+/// As [`write_whole`], for a path that a user names: a link stays and what it leads to is replaced; a device, a pipe or
+/// an open descriptor (`/dev/stdout`) is written to as it is, never replaced.
+///
+/// # Errors
+/// Names the path.
+pub fn write_named(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let written = match std::fs::metadata(path) {
+        // The name of a descriptor leads to the file it is open on, which must stay under it.
+        Ok(there) if !there.is_file() || ["/dev", "/proc"].iter().any(|it| path.starts_with(it)) => {
+            std::fs::OpenOptions::new().append(true).open(path).and_then(|file| {
+                let mut file = io::BufWriter::new(file);
+                write(&mut file)?;
+                file.flush()
+            })
+        }
+        Ok(_) => std::fs::canonicalize(path).and_then(|path| publish(&path, mode, write)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => publish(path, mode, write),
+        Err(error) => Err(error),
+    };
+    written.map_err(|error| named(&error, path))
+}
+
+fn publish(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let aside = tempfile::Builder::new().prefix(".agent-").tempfile_in(parent_of(path))?;
+    let mut writer = io::BufWriter::with_capacity(256 << 10, aside);
+    write(&mut writer)?;
+    let aside = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    aside.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    aside.as_file().sync_all()?;
+    aside.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
@@ -121,6 +147,27 @@ pub fn expand_home(path: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_user_names_is_never_replaced_by_a_file_of_another_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, pipe) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("pipe"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_named(&link, 0o644, |it| it.write_all(b"new")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_named(&pipe, 0o644, |it| it.write_all(b"piped")).unwrap();
+        assert_eq!(reader.join().unwrap(), b"piped");
+        assert!(!fs::symlink_metadata(&pipe).unwrap().is_file());
+        assert!(write_named(dir.path(), 0o644, |_| Ok(())).is_err());
+    }
 
     #[test]
     fn a_written_file_is_whole_and_has_its_mode() {

@@ -240,7 +240,7 @@ pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>) -> BTreeMap<
 
 /// Files of a build that a user names are written as a whole or not at all.
 pub(super) fn write_file(path: PathBuf, bytes: Vec<u8>) -> impl FnOnce() -> Result<(), Failure> {
-    move || Ok(crate::fs::write_whole(&path, &bytes, 0o644)?)
+    move || Ok(crate::fs::write_named(&path, 0o644, |file| file.write_all(&bytes))?)
 }
 
 /// No server is configured.

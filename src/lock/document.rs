@@ -9,7 +9,7 @@ use fs_err as fs;
 use super::{FORMAT, Lock, Text, VERSION};
 use crate::digest::Digest;
 use crate::error::{Explain, Kind};
-use crate::fs::{parent_of, write_whole};
+use crate::fs::{parent_of, write_named, write_whole};
 
 /// Why a lock cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +161,7 @@ impl Lock {
                     write_whole(&beside.join(digest.hex()), bytes, 0o644)?;
                 }
             }
-            write_whole(path, documents.toml.as_bytes(), 0o644)
+            write_named(path, 0o644, |file| file.write_all(documents.toml.as_bytes()))
         };
         write().map_err(DocumentError::Write)
     }

@@ -4,7 +4,7 @@
 //! containerd store) and Podman loads; in a thin one the blobs of layers that the engine has are left out.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -173,21 +173,11 @@ async fn whole(
     let contents = Contents::new(image, naming, blobs);
     let (bytes, layers) = (contents.bytes(), contents.layers());
     let (store, path) = (around.store.clone(), file.to_owned());
-    let written = tokio::task::spawn_blocking(move || write_file(&store, &contents, &path)).await;
+    let written = tokio::task::spawn_blocking(move || {
+        crate::fs::write_named(&path, 0o644, |file| contents.write(&store, file))
+    })
+    .await;
     let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
     written.map_err(|source| DeliverError::Write { path: file.to_owned(), source })?;
     Ok(Delivered::moved(to, bytes, layers))
-}
-
-fn write_file(store: &Store, contents: &Contents, path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let parent = crate::fs::parent_of(path);
-    let aside = tempfile::Builder::new().prefix(".agent-").tempfile_in(parent)?;
-    let mut writer = BufWriter::with_capacity(256 << 10, aside);
-    contents.write(store, &mut writer)?;
-    let aside = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-    aside.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    aside.as_file().sync_all()?;
-    aside.persist(path).map_err(|it| it.error)?;
-    Ok(())
 }

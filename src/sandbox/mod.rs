@@ -11,7 +11,7 @@
 //! Files of a sandbox that is not root's belong to other ids than ours; they are read and removed by stages too.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -99,13 +99,14 @@ impl Sandbox {
         &self.way
     }
 
-    /// A file of the layers, as the topmost that has it says; links are not followed.
+    /// A file of the layers, as the topmost that has it says; a link at the path's end is not followed.
     #[must_use]
     pub fn file(&self, path: &str) -> Option<Vec<u8>> {
         let path = path.trim_start_matches('/');
-        let found = self.lowers.iter().map(|it| it.join(path)).find(|it| it.symlink_metadata().is_ok())?;
-        fs::symlink_metadata(&found).ok().filter(std::fs::Metadata::is_file)?;
-        fs::read(found).ok()
+        let topmost = self.lowers.iter().find(|it| unpack::found(it, path, unpack::IN_ROOT).is_some())?;
+        let (mut file, _) = unpack::regular_file(topmost, path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok().map(|_| bytes)
     }
 
     /// Runs a step to its end. A program that fails is no error here.

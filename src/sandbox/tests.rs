@@ -193,6 +193,21 @@ fn layers_cannot_lead_out_of_their_directory() {
     assert!(Sandbox::open(&store, &[hard], &Silent).is_err());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 
+    // Other names of files of a layer below: its links mean what they mean inside it, not on the host.
+    fs::write(outside.join("secret"), "host").unwrap();
+    let below = hostile(&store, |it| {
+        it.append(&header("out", EntryType::Symlink, 0, &target), &b""[..]).unwrap();
+        it.append(&header("lib", EntryType::Symlink, 0, "/usr"), &b""[..]).unwrap();
+        it.append(&header("usr/f", EntryType::Regular, 1, ""), &b"1"[..]).unwrap();
+    });
+    let name = |of: &str| hostile(&store, |it| it.append(&header("h", EntryType::Link, 0, of), &b""[..]).unwrap());
+    let error = Sandbox::open(&store, &[below, name("out/secret")], &Silent).unwrap_err();
+    assert!(matches!(error, SandboxError::Layer { .. }), "{error}");
+    let inside = Sandbox::open(&store, &[below, name("lib/f")], &Silent).unwrap();
+    assert_eq!((inside.file("h"), inside.file("lib/f")), (Some(b"1".to_vec()), Some(b"1".to_vec())));
+    assert_eq!(inside.file("out/secret"), None);
+    fs::remove_file(outside.join("secret")).unwrap();
+
     let lie = LayerBlob { diff_id: Digest::of("another"), ..base(&store, |it| it.dir("d", &Meta::dir()).unwrap()) };
     let error = Sandbox::open(&store, &[lie], &Silent).unwrap_err();
     assert!(matches!(error, SandboxError::Layer { .. }), "{error}");

@@ -4,10 +4,11 @@
 //! the directory, whatever links a hostile layer has in it; `..` and absolute link targets cannot lead out. The
 //! uncompressed bytes are hashed on the way and must be what the image says they are.
 
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -162,16 +163,13 @@ impl<'a> Target<'a> {
             Err(Errno::NOENT) => {}
             other => return other.doing(what),
         }
-        let below = self.work.lowers.iter().map(|it| it.join(&target)).find_map(|it| {
-            let metadata = fs::symlink_metadata(&it).ok().filter(std::fs::Metadata::is_file)?;
-            Some((it, metadata))
-        });
-        let Some((source, metadata)) = below else {
+        let below = self.work.lowers.iter().find_map(|it| regular_file(it, &target));
+        let Some((mut source, metadata)) = below else {
             return Err(Trouble::input(what(), format!("it is another name of `{target}`, which does not exist")));
         };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(&here, own, flags, Mode::from_raw_mode(0o600)).doing(what)?;
-        io::copy(&mut fs::File::open(source).doing(what)?, &mut std::fs::File::from(file)).doing(what)?;
+        io::copy(&mut source, &mut std::fs::File::from(file)).doing(what)?;
         let owner = (metadata.uid(), metadata.gid());
         self.own(&here, own, owner, FileType::RegularFile).doing(what)?;
         rustix::fs::chmodat(&here, own, Mode::from_raw_mode(metadata.mode() & 0o7777), AtFlags::empty()).doing(what)?;
@@ -255,11 +253,8 @@ impl<'a> Target<'a> {
         let what = || format!("make `{dir}`");
         let parent = self.current()?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).doing(what)?;
-        let below = self
-            .work
-            .lowers
-            .iter()
-            .find_map(|it| fs::symlink_metadata(it.join(dir)).ok().filter(std::fs::Metadata::is_dir));
+        let below =
+            self.work.lowers.iter().find_map(|it| found(it, dir, IN_ROOT)).map(|it| it.1).filter(Metadata::is_dir);
         if let Some(metadata) = below {
             self.own(&parent, name, (metadata.uid(), metadata.gid()), FileType::Directory).doing(what)?;
             let mode = Mode::from_raw_mode(metadata.mode() & 0o7777);
@@ -302,6 +297,27 @@ impl<'a> Target<'a> {
         }
         rustix::fs::syncfs(&self.root).doing(|| "write the layer to disk".to_owned())
     }
+}
+
+/// Links resolved inside the layer, as a step sees them.
+pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// What lies at a path of an unpacked layer; a link at its end is not followed, and none on the way leads out of it:
+/// on the host it would.
+pub(super) fn found(layer: &Path, path: &str, how: ResolveFlags) -> Option<(File, Metadata)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(layer, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let place = rustix::fs::openat2(&root, path, flags | OFlags::NOFOLLOW, Mode::empty(), how).ok()?;
+    let place = File::from(place);
+    let metadata = place.metadata().ok()?;
+    Some((place, metadata))
+}
+
+/// A regular file of an unpacked layer, opened; links on the way are resolved inside it.
+pub(super) fn regular_file(layer: &Path, path: &str) -> Option<(fs::File, Metadata)> {
+    use std::os::fd::AsRawFd;
+    let (place, metadata) = found(layer, path, IN_ROOT).filter(|it| it.1.is_file())?;
+    Some((fs::File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?, metadata))
 }
 
 fn id_range(path: &str) -> Trouble {

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use fs_err as fs;
+use rustix::fs::ResolveFlags;
 
 use super::job::{Doing, Entry, Ids, Node, Trouble, Walk};
 use super::{mounts, unpack};
@@ -77,7 +78,7 @@ fn select<'a>(work: &Walk, found: &'a [Found], lower: &Path) -> HashSet<&'a str>
     // Children come after their parents, so backwards what is in a directory is known before it.
     for found in found.iter().rev() {
         let path = found.path.as_str();
-        let below = fs::symlink_metadata(lower.join(path)).ok();
+        let below = beneath(lower, path);
         let made = work.rules.made.iter().any(|it| it == path);
         let keep = if kept.contains(path) {
             true
@@ -125,7 +126,7 @@ fn describe(
         Node::Whiteout
     } else if kind.is_dir() {
         // The overlay marks every new directory; it means something only where there is one below.
-        let below = fs::symlink_metadata(lower.join(path)).is_ok_and(|it| it.is_dir());
+        let below = beneath(lower, path).is_some_and(|it| it.is_dir());
         Node::Dir { opaque: below && is_opaque(&full) }
     } else if kind.is_symlink() {
         let target = fs::read_link(&full).doing(|| format!("read the link `{path}`"))?;
@@ -153,6 +154,12 @@ fn describe(
     let mtime = if kind.is_dir() { EPOCH } else { work.rules.clamp(metadata.mtime()) };
     let mode = metadata.mode() & 0o7777;
     Ok(Entry { path: path.clone(), mode, uid, gid, mtime, xattrs: attributes(&full)?, node })
+}
+
+/// What the layers below have at a path. A link on the way is something else than the directory above it, and would lead
+/// out into the host.
+fn beneath(lower: &Path, path: &str) -> Option<Metadata> {
+    unpack::found(lower, path, ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH).map(|it| it.1)
 }
 
 /// The owner inside: as the file says, or as it is noted beside it where only one id exists.

@@ -173,10 +173,9 @@ async fn whole(
     let contents = Contents::new(image, naming, blobs);
     let (bytes, layers) = (contents.bytes(), contents.layers());
     let (store, path) = (around.store.clone(), file.to_owned());
-    let written = tokio::task::spawn_blocking(move || {
-        crate::fs::write_named(&path, 0o644, |file| contents.write(&store, file))
-    })
-    .await;
+    let written =
+        tokio::task::spawn_blocking(move || crate::fs::write_named(&path, 0o644, |file| contents.write(&store, file)))
+            .await;
     let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
     written.map_err(|source| DeliverError::Write { path: file.to_owned(), source })?;
     Ok(Delivered::moved(to, bytes, layers))

@@ -133,6 +133,14 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread is starting just now has a copy of the descriptor until it
+        // becomes another program, and with it the lock.
+        let _ = rustix::fs::flock(self.file.file(), FlockOperation::Unlock);
+    }
+}
+
 /// The path with `~` in front replaced by the user's home directory.
 #[must_use]
 pub fn expand_home(path: &str) -> PathBuf {
@@ -188,7 +196,10 @@ mod tests {
         assert!(FileLock::try_acquire(&path, Sharing::Shared).unwrap().is_none());
         let late = FileLock::acquire(&path, Sharing::Shared, Duration::from_millis(5)).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::WouldBlock);
+        // As a child has it between fork and exec.
+        let copy = held.file().try_clone().unwrap();
         drop(held);
         assert!(FileLock::try_acquire(&path, Sharing::Shared).unwrap().is_some());
+        drop(copy);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 
 /// Writes a file as a whole: beside it first, synced, then renamed over it. `mode` is exact, whatever the umask.
 ///
@@ -152,6 +152,27 @@ pub fn expand_home(path: &str) -> PathBuf {
     }
 }
 
+/// Opens a regular file below a directory that a program we do not trust could write to: it may have put links there, and
+/// none is followed, neither on the way nor at the end.
+///
+/// # Errors
+/// Names the path.
+pub fn open_below(directory: &Path, path: &str) -> io::Result<fs::File> {
+    let open = || -> io::Result<std::fs::File> {
+        let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let root = rustix::fs::open(directory, flags | OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let file = rustix::fs::openat2(&root, path, flags | OFlags::NONBLOCK, Mode::empty(), how)?;
+        Ok(file.into())
+    };
+    let full = directory.join(path);
+    let file = open().map_err(|error| named(&error, &full))?;
+    if !file.metadata()?.is_file() {
+        return Err(named(&io::Error::new(io::ErrorKind::InvalidInput, "it is no file"), &full));
+    }
+    Ok(fs::File::from_parts(file, full))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +196,23 @@ mod tests {
         assert_eq!(reader.join().unwrap(), b"piped");
         assert!(!fs::symlink_metadata(&pipe).unwrap().is_file());
         assert!(write_named(dir.path(), 0o644, |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn links_that_another_program_left_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, inside) = (dir.path().join("outside"), dir.path().join("inside"));
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir(&inside).unwrap();
+        fs::write(outside.join("secret"), "host").unwrap();
+        fs::write(inside.join("own"), "own").unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("dir")).unwrap();
+        std::os::unix::fs::symlink(outside.join("secret"), inside.join("file")).unwrap();
+        let read = |path: &str| -> io::Result<String> { io::read_to_string(open_below(&inside, path)?) };
+        assert_eq!(read("own").unwrap(), "own");
+        for path in ["file", "dir/secret", "../outside/secret", "dir", "."] {
+            assert!(read(path).is_err(), "{path}");
+        }
     }
 
     #[test]

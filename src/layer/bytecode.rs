@@ -17,6 +17,7 @@ use super::python::{self, Plan, PythonLayerError, dirs, in_image, interpreter_ke
 use super::{BuiltLayer, LayerKind, find, find_or_write, key, parallel};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Failure, Kind};
+use crate::fs::open_below;
 use crate::launch::VENV;
 use crate::lock::{FORMAT, PythonPart};
 use crate::oci::Meta;
@@ -266,14 +267,16 @@ fn keep_fragments(
     (modules, dir): (&[Module], &Path),
 ) -> Result<(), PythonLayerError> {
     let io = |it| failed(store, it);
-    let tag = fs::read_to_string(dir.join("tag")).map_err(io)?;
+    // Whoever could write here runs on a base that may be hostile: no link of theirs is followed.
+    let text = |name: &str| open_below(dir, name).and_then(std::io::read_to_string);
+    let tag = text("tag").map_err(io)?;
     if tag.is_empty() || !tag.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-') {
         return Err(broken(format!("`{}` has no cache tag", part.executable)));
     }
     let mut outputs = Vec::new();
     let mut compiled: BTreeMap<usize, Compiled> = BTreeMap::new();
-    while let Ok(done) = fs::read_to_string(dir.join(format!("done-{}", outputs.len()))) {
-        let code = fs::File::open(dir.join(format!("code-{}", outputs.len()))).map_err(io)?;
+    while let Ok(done) = text(&format!("done-{}", outputs.len())) {
+        let code = open_below(dir, &format!("code-{}", outputs.len())).map_err(io)?;
         for line in done.lines() {
             let numbers: Vec<u64> = line.split(' ').filter_map(|it| it.parse().ok()).collect();
             let [module, offset, size] = numbers[..] else {

@@ -7,6 +7,7 @@
 //! remembered; what it does is not pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use super::name::normalise;
 use super::wheel::{Wheel, WheelError};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Failure, Kind};
+use crate::fs::open_below;
 use crate::git::{Checkout, GitError, Mode};
 use crate::launch;
 use crate::report::Reporter;
@@ -353,8 +355,8 @@ impl Build<'_> {
         if output.code != 0 {
             return Err(self.failed(output.last_words()).into());
         }
-        let answer = fs::read(lent.join("answer.json")).map_err(ProjectError::Files)?;
-        Ok(serde_json::from_slice(&answer).map_err(|it| self.failed(it.to_string()))?)
+        let answer = open_below(&lent, "answer.json").and_then(std::io::read_to_string).map_err(ProjectError::Files)?;
+        Ok(serde_json::from_str(&answer).map_err(|it| self.failed(it.to_string()))?)
     }
 
     /// What the build left beside the sources; into the store.
@@ -372,7 +374,10 @@ impl Build<'_> {
                 } else if metadata.is_file()
                     && let Some(inner) = path.strip_prefix(&root).ok().and_then(|it| it.to_str())
                 {
-                    let bytes = fs::read(&path).map_err(ProjectError::Files)?;
+                    // The build may have put a link where a directory was.
+                    let mut bytes = Vec::new();
+                    let mut file = open_below(&root, inner).map_err(ProjectError::Files)?;
+                    file.read_to_end(&mut bytes).map_err(ProjectError::Files)?;
                     let known = self.bench.checkout.get(inner).filter(|it| it.mode != Mode::Symlink);
                     if known.is_none_or(|it| it.digest != Digest::of(&bytes)) {
                         let (digest, _) = self.bench.store.put_bytes(&bytes)?;

@@ -271,10 +271,12 @@ impl Spool {
         if let Some(it) = &self.flight {
             text.push_str(&format!(" {} {} {} {}", it.to.segment, it.to.offset, it.timestamp, it.digest));
         }
-        // No fsync: the page cache outlives a killed process, and that is what this is for.
-        let temporary = self.directory.join("sent.new");
-        fs::write(&temporary, text)?;
-        fs::rename(temporary, self.directory.join("sent"))
+        // No fsync: the page cache outlives a killed process, and that is what this is for. Under a new name, since whoever
+        // runs in the container may write here and must not lead us elsewhere.
+        let mut file = tempfile::Builder::new().prefix(".sent-").tempfile_in(&self.directory)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(self.directory.join("sent")).map_err(|error| error.error)?;
+        Ok(())
     }
 
     fn forget_sent(&mut self) -> io::Result<()> {

@@ -8,11 +8,12 @@
 //! <store>/apt/<digest of release and sources>
 //! ├── updated       last refreshed = mtime
 //! ├── lists/        apt's, signatures checked by apt
-//! └── cache/        apt's binary caches
+//! ├── cache/        apt's binary caches
+//! └── etc/          what apt is told; only this and the two above are seen inside, this one read-only
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fs_err as fs;
 
@@ -104,8 +105,7 @@ impl<'a> Apt<'a> {
         if !answer.success {
             return Err(SystemError::Apt { what: "refresh its package lists".to_owned(), reason: errors(&answer) });
         }
-        fs::write(&marker, b"").map_err(|source| file_error(&marker, source))?;
-        let _ = fs::File::open(&marker).and_then(|it| it.set_modified(SystemTime::now()));
+        crate::fs::write_whole(&marker, b"", 0o600).map_err(|source| file_error(&marker, source))?;
         self.reporter.finished("apt lists", "refreshed");
         Ok(())
     }
@@ -123,7 +123,11 @@ impl<'a> Apt<'a> {
         let configuration = format!("{PLACE}/etc/apt.conf");
         let mut all = vec![*program, "-c", &configuration];
         all.extend(rest);
-        let mut step = Step::new(*program, &all).bind(&self.dir, PLACE, true);
+        // Of our own files the base's apt sees only copies it cannot change: a link put in place of one would lead us.
+        let mut step = Step::new(*program, &all);
+        for (name, writable) in [("etc", false), ("lists", true), ("cache", true)] {
+            step = step.bind(&self.dir.join(name), &format!("{PLACE}/{name}"), writable);
+        }
         step.network = network;
         step.changes = Changes::Dropped;
         let output = self.sandbox.run(&step, if network { self.reporter } else { reporter_of_nothing() })?;

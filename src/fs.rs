@@ -173,6 +173,22 @@ pub fn open_below(directory: &Path, path: &str) -> io::Result<fs::File> {
     Ok(fs::File::from_parts(file, full))
 }
 
+/// A path inside a root of its own, without slashes at its ends and without `.` and `..`, which never lead out.
+#[must_use]
+pub fn lexical(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    parts.join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +229,12 @@ mod tests {
         for path in ["file", "dir/secret", "../outside/secret", "dir", "."] {
             assert!(read(path).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn parts_that_lead_up_are_resolved_and_never_above_the_root() {
+        assert_eq!(lexical("etc/../run/./systemd/x"), "run/systemd/x");
+        assert_eq!(lexical("/../../x/"), "x");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use fs_err as fs;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use super::BaseError;
 use super::find::diff_ids;
 use crate::digest::{Digest, digest_reader};
+use crate::fs::lexical;
 use crate::oci::{Descriptor, Platform, media, tar};
 use crate::registry::{Document, choose, parse_manifest};
 use crate::store::{Store, StoreError};
@@ -117,17 +119,15 @@ impl<'a> Importer<'a> {
 
     fn take_in(&mut self, reader: impl Read, origin: &str) -> Result<(), BaseError> {
         let unreadable = |source: io::Error| BaseError::Read { path: origin.into(), source };
-        let mut archive = tar::Archive::new(reader);
-        for entry in archive.entries().map_err(unreadable)? {
-            let mut entry = entry.map_err(unreadable)?;
-            let path = normal(&String::from_utf8_lossy(&entry.path_bytes()));
+        tar::each(reader, unreadable, |entry| {
+            let path = lexical(&String::from_utf8_lossy(&entry.path_bytes()));
             match entry.header().entry_type() {
                 tar::EntryType::Regular => {
                     let mut writer = self.store.writer()?;
                     let mut first = [0; 4];
-                    let count = read_some(&mut entry, &mut first).map_err(unreadable)?;
+                    let count = read_some(entry, &mut first).map_err(unreadable)?;
                     writer.write_all(&first[..count]).map_err(unreadable)?;
-                    io::copy(&mut entry, &mut writer).map_err(unreadable)?;
+                    io::copy(entry, &mut writer).map_err(unreadable)?;
                     let (digest, size) = writer.commit()?;
                     let media_type = if first.starts_with(&[0x1f, 0x8b]) {
                         media::LAYER_GZIP
@@ -143,12 +143,12 @@ impl<'a> Importer<'a> {
                     let target = String::from_utf8_lossy(&target).into_owned();
                     let from_root = entry.header().entry_type() == tar::EntryType::Link;
                     let parent = if from_root { "" } else { path.rsplit_once('/').map_or("", |it| it.0) };
-                    self.links.insert(path.clone(), normal(&format!("{parent}/{target}")));
+                    self.links.insert(path.clone(), lexical(&format!("{parent}/{target}")));
                 }
                 _ => {}
             }
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     fn document(&self, file: &Descriptor, wanted: &Wanted) -> Result<Vec<u8>, BaseError> {
@@ -156,7 +156,7 @@ impl<'a> Importer<'a> {
     }
 
     fn file(&self, path: &str) -> Option<&Descriptor> {
-        let path = normal(path);
+        let path = lexical(path);
         self.files.get(&path).or_else(|| self.files.get(self.links.get(&path)?))
     }
 
@@ -290,21 +290,6 @@ fn document(store: &Store, digest: &Digest, size: u64, wanted: &Wanted) -> Resul
 
 fn odd(wanted: &Wanted, detail: String) -> BaseError {
     BaseError::Document { origin: wanted.origin.clone(), detail }
-}
-
-/// A path without `.`, `..` and slashes at its ends; `..` never leads out.
-fn normal(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            other => parts.push(other),
-        }
-    }
-    parts.join("/")
 }
 
 fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -9,6 +9,7 @@
 //! ```
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ const MOST_KEPT: u64 = 256 << 20;
 /// Paths longer than this, or more entries than that, are no image.
 const LONGEST_PATH: usize = 4096;
 const MOST_ENTRIES: usize = 4_000_000;
+/// All their paths and targets, in bytes.
+const MOST_NAMES: usize = 1 << 30;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,15 +128,13 @@ pub(super) fn make(store: &Store, name: &str, layer: &PinnedLayer) -> Result<Ind
     let damaged = |detail: String| BaseError::Layer { name: name.to_owned(), blob: layer.blob.digest, detail };
     let reader = tar::uncompressed(store.open_blob(&layer.blob.digest)?).map_err(|it| damaged(it.to_string()))?;
     let mut reader = HashingReader { inner: reader, hasher: Hasher::new() };
-    let mut kept = Vec::new();
-    let mut index = LayerIndex::default();
-    {
-        let mut archive = tar::Archive::new(&mut reader);
-        for entry in archive.entries().map_err(|it| damaged(it.to_string()))? {
-            let mut entry = entry.map_err(|it| damaged(it.to_string()))?;
-            take(&mut index, &mut kept, &mut entry).map_err(|it| damaged(it.to_string()))?;
-        }
-    }
+    let mut making = Making::default();
+    tar::each(
+        &mut reader,
+        |it| damaged(it.to_string()),
+        |entry| making.take(entry).map(ControlFlow::Continue).map_err(|it| damaged(it.to_string())),
+    )?;
+    let Making { index, kept, .. } = making;
     io::copy(&mut reader, &mut io::sink()).map_err(|it| damaged(it.to_string()))?;
     let found = reader.hasher.finish();
     if found != layer.diff_id {
@@ -145,50 +146,66 @@ pub(super) fn make(store: &Store, name: &str, layer: &PinnedLayer) -> Result<Ind
     Ok(Indexed { index, kept: record.kept })
 }
 
-fn take<R: Read>(index: &mut LayerIndex, kept: &mut Vec<u8>, entry: &mut tar::Entry<'_, R>) -> io::Result<()> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-    let raw = entry.path_bytes();
-    let Some(path) = clean(&raw) else { return Ok(()) };
-    if path.len() > LONGEST_PATH || index.entries.len() >= MOST_ENTRIES {
-        return Err(invalid(format!("`{}…` is too much", path.chars().take(60).collect::<String>())));
-    }
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-    if name == ".wh..wh..opq" {
-        index.opaque.push(parent.to_owned());
-        return Ok(());
-    }
-    if let Some(gone) = name.strip_prefix(".wh.") {
-        // Names that begin with a second `.wh.` are aufs' own.
-        if !gone.starts_with(".wh.") {
-            index.whiteouts.push(join(parent, gone));
+/// An index in the making.
+#[derive(Default)]
+struct Making {
+    index: LayerIndex,
+    kept: Vec<u8>,
+    /// Bytes of paths and targets so far.
+    names: usize,
+}
+
+impl Making {
+    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> io::Result<()> {
+        let raw = entry.path_bytes();
+        let Some(path) = clean(&raw) else { return Ok(()) };
+        let target = entry.link_name_bytes().map(|it| String::from_utf8_lossy(&it).into_owned());
+        let target_length = target.as_ref().map_or(0, String::len);
+        self.names += path.len() + target_length;
+        if path.len().max(target_length) > LONGEST_PATH
+            || self.index.entries.len() >= MOST_ENTRIES
+            || self.names > MOST_NAMES
+        {
+            let text = format!("`{}…` is too much", path.chars().take(60).collect::<String>());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        return Ok(());
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        if name == ".wh..wh..opq" {
+            self.index.opaque.push(parent.to_owned());
+            return Ok(());
+        }
+        if let Some(gone) = name.strip_prefix(".wh.") {
+            // Names that begin with a second `.wh.` are aufs' own.
+            if !gone.starts_with(".wh.") {
+                self.index.whiteouts.push(join(parent, gone));
+            }
+            return Ok(());
+        }
+        let header = entry.header();
+        let kind = match header.entry_type() {
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => EntryKind::File,
+            tar::EntryType::Directory => EntryKind::Dir,
+            tar::EntryType::Symlink => EntryKind::Symlink,
+            tar::EntryType::Link => EntryKind::Hardlink,
+            tar::EntryType::XGlobalHeader | tar::EntryType::XHeader => return Ok(()),
+            _ => EntryKind::Other,
+        };
+        let number = |it: io::Result<u64>| u32::try_from(it.unwrap_or_default()).unwrap_or_default();
+        let (uid, gid, mode) = (number(header.uid()), number(header.gid()), header.mode().unwrap_or(0o644) & 0o7777);
+        let size = if kind == EntryKind::File { entry.size() } else { 0 };
+        let target = match kind {
+            EntryKind::Symlink => target,
+            EntryKind::Hardlink => target.and_then(|it| clean(it.as_bytes())),
+            _ => None,
+        };
+        let begins = self.kept.len() as u64;
+        let start = (kind == EntryKind::File && size <= limit(&path) && begins + size <= MOST_KEPT).then_some(begins);
+        if start.is_some() {
+            entry.read_to_end(&mut self.kept)?;
+        }
+        self.index.entries.push(Entry { path, kind, mode, uid, gid, size, target, kept: start });
+        Ok(())
     }
-    let header = entry.header();
-    let kind = match header.entry_type() {
-        tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => EntryKind::File,
-        tar::EntryType::Directory => EntryKind::Dir,
-        tar::EntryType::Symlink => EntryKind::Symlink,
-        tar::EntryType::Link => EntryKind::Hardlink,
-        tar::EntryType::XGlobalHeader | tar::EntryType::XHeader => return Ok(()),
-        _ => EntryKind::Other,
-    };
-    let number = |it: io::Result<u64>| u32::try_from(it.unwrap_or_default()).unwrap_or_default();
-    let (uid, gid, mode) = (number(header.uid()), number(header.gid()), header.mode().unwrap_or(0o644) & 0o7777);
-    let size = if kind == EntryKind::File { entry.size() } else { 0 };
-    let target = entry.link_name_bytes().map(|it| String::from_utf8_lossy(&it).into_owned());
-    let target = match kind {
-        EntryKind::Symlink => target,
-        EntryKind::Hardlink => target.and_then(|it| clean(it.as_bytes())),
-        _ => None,
-    };
-    let start = (kind == EntryKind::File && size <= limit(&path) && kept.len() as u64 + size <= MOST_KEPT)
-        .then_some(kept.len() as u64);
-    if start.is_some() {
-        entry.read_to_end(kept)?;
-    }
-    index.entries.push(Entry { path, kind, mode, uid, gid, size, target, kept: start });
-    Ok(())
 }
 
 /// How large a file may be to be kept; nothing of other files is.

@@ -1,10 +1,11 @@
 //! An image read back from wherever it is: its configuration, its layers, and what its entrypoint layer says of it.
 //!
-//! From a registry, a layout or an archive only the layer with our files is fetched; from a Docker engine the files are
+//! From a registry, a layout or an archive only the layers with our files are fetched; from a Docker engine the files are
 //! copied out of a container that is made for it and never started.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::ops::ControlFlow;
 
 use serde_json::Value;
 
@@ -19,8 +20,8 @@ use crate::store::StoreError;
 
 /// Our files that are read, below [`launch::ROOT`].
 const FILES: [&str; 4] = [launch::LOCK, launch::LAUNCH, launch::TASK, launch::BINARY];
-/// Larger ones of ours are damaged or no longer ours.
-const LARGEST: u64 = 256 << 20;
+/// Bytes of all of them; more are damaged or no longer ours.
+const LARGEST: u64 = 512 << 20;
 
 /// An image, as it was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,10 +170,14 @@ async fn in_engine(around: &Around, request: &Request) -> Result<Option<Request>
     }
 }
 
-/// Reads our files out of the topmost layer that has them.
+/// Reads our files out of the layers that have them: the documents of the topmost, the in-image binary right below it.
 async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found, ReadError> {
-    let mut files = BTreeMap::new();
+    if !may_be_ours(&base.config) {
+        return Err(ReadError::NotOurs { origin });
+    }
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for layer in base.pin.layers.iter().rev() {
+        let last = files.contains_key(launch::LOCK);
         fetch_layer(around, base.pin.source.as_ref(), &layer.blob).await?;
         let (store, digest) = (around.store.clone(), layer.blob.digest);
         let work = tokio::task::spawn_blocking(move || {
@@ -181,11 +186,14 @@ async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found
             take_files(tar::uncompressed(blob)?, "", &mut files)?;
             Ok(files)
         });
-        files = work
+        let found = work
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
             .map_err(|source| ReadError::Damaged { origin: origin.clone(), source })?;
-        if files.contains_key(launch::LOCK) {
+        for (path, bytes) in found {
+            files.entry(path).or_insert(bytes);
+        }
+        if last || (files.contains_key(launch::LOCK) && files.contains_key(launch::BINARY)) {
             break;
         }
     }
@@ -201,6 +209,13 @@ async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found
         layers: base.pin.layers.into_iter().map(|it| (it.diff_id, Some(it.blob))).collect(),
         files,
     })
+}
+
+/// Whether the history tells of layers of ours, or of none at all: other images need not be fetched to say so.
+fn may_be_ours(config: &Value) -> bool {
+    let history = config.get("history").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let made_by = |it: &Value| it.get("created_by").and_then(Value::as_str).unwrap_or_default().to_owned();
+    history.is_empty() || history.iter().any(|it| made_by(it).starts_with("agent build: "))
 }
 
 async fn from_engine(docker: &Docker, name: &str, platform: &Platform) -> Result<Option<Found>, ReadError> {
@@ -240,19 +255,78 @@ async fn copy_files(docker: &Docker, container: &str, name: &str) -> Result<BTre
 
 /// Takes our files out of a tar whose paths begin below `parent`.
 fn take_files(reader: impl std::io::Read, parent: &str, files: &mut BTreeMap<String, Vec<u8>>) -> std::io::Result<()> {
-    let mut archive = tar::Archive::new(reader);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let path = format!("{parent}/{}", name.trim_start_matches("./").trim_matches('/'));
-        let is_text = path.strip_prefix(launch::TEXTS).is_some_and(|it| it.starts_with('/'));
-        let is_file = entry.header().entry_type() == tar::EntryType::Regular;
-        if !is_file || !(is_text || FILES.contains(&path.as_str())) || entry.size() > LARGEST {
-            continue;
-        }
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        files.insert(path, bytes);
+    let mut left = LARGEST;
+    tar::each(
+        reader,
+        |error| error,
+        |entry| {
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let path = format!("{parent}/{}", name.trim_start_matches("./").trim_matches('/'));
+            let is_text = path.strip_prefix(launch::TEXTS).is_some_and(|it| it.starts_with('/'));
+            let is_file = entry.header().entry_type() == tar::EntryType::Regular;
+            if is_file && (is_text || FILES.contains(&path.as_str())) {
+                let size = entry.size();
+                left = left.checked_sub(size).ok_or_else(|| {
+                    std::io::Error::new(std::io::ErrorKind::InvalidData, format!("`{path}` and others are too large"))
+                })?;
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                files.insert(path, bytes);
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::PinnedLayer;
+    use crate::oci::{LayerWriter, Meta};
+    use crate::store::Store;
+
+    fn layer(store: &Store, fill: impl FnOnce(&mut LayerWriter<'_>)) -> PinnedLayer {
+        let mut writer = store.layer_writer().unwrap();
+        fill(&mut writer);
+        let layer = writer.finish().unwrap();
+        PinnedLayer { diff_id: layer.diff_id, blob: layer.descriptor }
     }
-    Ok(())
+
+    fn base(layers: Vec<PinnedLayer>, created_by: &str) -> Base {
+        let pin = Pin {
+            name: None,
+            source: None,
+            manifest: None,
+            config: Digest::of(""),
+            platform: Platform::host(),
+            layers,
+        };
+        Base { pin, config: serde_json::json!({"history": [{"created_by": created_by}]}) }
+    }
+
+    #[tokio::test]
+    async fn documents_and_binary_come_from_layers_of_their_own_and_other_images_are_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let around = Around {
+            store: store.clone(),
+            registry: crate::registry::Client::new(crate::registry::Settings::default()).unwrap(),
+            docker: None,
+            reporter: crate::report::silent(),
+        };
+        let file = |path: &'static str, bytes: &'static [u8]| {
+            layer(&store, |it| it.file(path.trim_start_matches('/'), &Meta::file(), bytes).unwrap())
+        };
+        let missing = PinnedLayer {
+            diff_id: Digest::of("x"),
+            blob: Descriptor { media_type: String::new(), digest: Digest::of("x"), size: 1 },
+        };
+        let layers =
+            vec![missing.clone(), file(launch::BINARY, b"binary"), file(launch::LOCK, b"lock"), file("/other", b"")];
+        let found = from_blobs(&around, base(layers, "agent build: code"), "x".to_owned()).await.unwrap();
+        assert_eq!(found.lock(), Some(&b"lock"[..]));
+        assert_eq!(found.files.get(launch::BINARY).map(Vec::as_slice), Some(&b"binary"[..]));
+        let foreign = from_blobs(&around, base(vec![missing], "RUN make"), "x".to_owned()).await.unwrap_err();
+        assert!(matches!(foreign, ReadError::NotOurs { .. }), "{foreign}");
+    }
 }

@@ -1,6 +1,9 @@
 //! Readers of layer blobs: gzip (all members), zstd or plain tar, told apart by their first bytes.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::ControlFlow;
+use std::rc::Rc;
 
 pub use tar::{Archive, Builder, Entry, EntryType, Header};
 
@@ -28,6 +31,62 @@ pub fn open<'a>(blob: impl Read + Send + 'a) -> io::Result<Archive<Box<dyn Read 
     Ok(Archive::new(uncompressed(blob)?))
 }
 
+/// Bytes that headers may take between two entries: the library reads long names and pax records into memory.
+const HEADERS: u64 = 4 << 20;
+/// The largest file with holes that is believed: a few bytes of archive can claim any size.
+const SPARSE: u64 = 16 << 30;
+
+/// Visits the entries of an archive that may be hostile, until `visit` breaks. What headers take is bounded.
+///
+/// # Errors
+/// Those of `visit`, and those of reading as `unreadable` tells them.
+pub fn each<R: Read, E>(
+    reader: R,
+    unreadable: impl Fn(io::Error) -> E,
+    mut visit: impl FnMut(&mut Entry<'_, Bounded<R>>) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let left = Rc::new(Cell::new(None));
+    let mut archive = Archive::new(Bounded { inner: reader, left: Rc::clone(&left) });
+    let mut entries = archive.entries().map_err(&unreadable)?;
+    loop {
+        left.set(Some(HEADERS));
+        let Some(entry) = entries.next() else { return Ok(()) };
+        let mut entry = entry.map_err(&unreadable)?;
+        left.set(None);
+        if entry.header().entry_type() == EntryType::GNUSparse && entry.size() > SPARSE {
+            return Err(unreadable(invalid(format!("a file with holes of {} bytes", entry.size()))));
+        }
+        if visit(&mut entry)?.is_break() {
+            return Ok(());
+        }
+        // The rest of its content is no header of the next.
+        io::copy(&mut entry, &mut io::sink()).map_err(&unreadable)?;
+    }
+}
+
+/// Gives no more bytes than are left, while that is bounded.
+pub struct Bounded<R> {
+    inner: R,
+    left: Rc<Cell<Option<u64>>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(left) = self.left.get() else { return self.inner.read(buffer) };
+        if left == 0 && !buffer.is_empty() {
+            return Err(invalid(format!("an entry with headers of more than {HEADERS} bytes")));
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.left.set(Some(left - count as u64));
+        Ok(count)
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
 /// All bytes of a gzip stream, for small documents.
 ///
 /// # Errors
@@ -36,7 +95,7 @@ pub fn gunzip(bytes: &[u8], limit: u64) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
     flate2::read::MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut out)?;
     if out.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {limit} bytes")));
+        return Err(invalid(format!("more than {limit} bytes")));
     }
     Ok(out)
 }
@@ -63,9 +122,47 @@ impl<R: Read> Read for Frames<R> {
             if reader.fill_buf()?.is_empty() {
                 return Ok(0);
             }
-            let frame =
-                Zstd::new(reader).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            let frame = Zstd::new(reader).map_err(|error| invalid(error.to_string()))?;
             self.frame = Some(Box::new(frame));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: EntryType, size: u64) -> Header {
+        let mut header = Header::new_gnu();
+        header.as_mut_bytes()[0] = b'x';
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        header
+    }
+
+    /// Sizes of the entries behind a long name of `name` bytes.
+    fn sizes(name: u64) -> io::Result<Vec<u64>> {
+        let mut builder = Builder::new(Vec::new());
+        builder.append(&entry(EntryType::GNULongName, name), io::repeat(b'n').take(name))?;
+        builder.append(&entry(EntryType::Regular, 6 << 20), io::repeat(b'c').take(6 << 20))?;
+        builder.append(&entry(EntryType::Regular, 1), &b"1"[..])?;
+        let bytes = builder.into_inner()?;
+        let mut sizes = Vec::new();
+        each(
+            bytes.as_slice(),
+            |error| error,
+            |entry| {
+                sizes.push(entry.size());
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        Ok(sizes)
+    }
+
+    #[test]
+    fn contents_may_be_long_and_headers_may_not() {
+        assert_eq!(sizes(4000).unwrap(), [6 << 20, 1]);
+        assert_eq!(sizes(5 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

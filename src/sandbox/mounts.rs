@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::job::{Bind, Doing, Ids, Overlay, Run, Trouble};
+use crate::fs::lexical;
 
 /// Devices every program may expect (runtime-spec, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -272,30 +273,4 @@ impl Tree {
 
 fn by_descriptor(place: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", place.as_raw_fd())
-}
-
-/// A path without `.` and `..` parts.
-fn lexical(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            other => parts.push(other),
-        }
-    }
-    parts.join("/")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_that_lead_up_are_resolved_and_never_above_the_root() {
-        assert_eq!(lexical("etc/../run/./systemd/x"), "run/systemd/x");
-        assert_eq!(lexical("/../../x"), "x");
-    }
 }

@@ -6,6 +6,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,11 +28,7 @@ pub(super) fn unpack(work: &Unpack, ids: Ids) -> Result<(), Trouble> {
     let reader = tar::uncompressed(blob).doing(|| "read the layer".to_owned())?;
     let mut hashing = Hashing { inner: reader, hash: HashingWriter::new(io::sink()) };
     let mut target = Target::open(work, ids)?;
-    let mut archive = tar::Archive::new(&mut hashing);
-    for entry in archive.entries().doing(|| "read the layer".to_owned())? {
-        let mut entry = entry.map_err(|error| unreadable(&error))?;
-        target.add(&mut entry)?;
-    }
+    tar::each(&mut hashing, |error| unreadable(&error), |entry| target.add(entry).map(ControlFlow::Continue))?;
     io::copy(&mut hashing, &mut io::sink()).map_err(|error| unreadable(&error))?;
     let (_, digest, _) = hashing.hash.finish();
     if digest != work.diff_id {

@@ -21,6 +21,7 @@ use super::solve::{self, Answer};
 use super::sources::{self, Release, Source};
 use super::{Package, SystemError};
 use crate::digest::Hasher;
+use crate::fs::FileLock;
 use crate::report::Reporter;
 use crate::sandbox::{Changes, Sandbox, Step, lend};
 use crate::store::Store;
@@ -94,7 +95,7 @@ impl<'a> Apt<'a> {
     /// # Errors
     /// [`SystemError::Apt`]
     pub fn update(&self, max_age: Duration) -> Result<(), SystemError> {
-        let _alone = self.store.lock(&format!("apt-{}", name_of(&self.dir)))?;
+        let _alone = self.alone()?;
         let marker = self.dir.join("updated");
         let age = fs::metadata(&marker).and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
         if age.is_some_and(|it| it < max_age) {
@@ -115,7 +116,13 @@ impl<'a> Apt<'a> {
     /// # Errors
     /// [`SystemError::Unknown`], [`SystemError::Unsatisfiable`]
     pub fn solve(&self, names: &[String]) -> Result<Vec<Package>, SystemError> {
+        // Lists that another process refreshes meanwhile would be read half.
+        let _alone = self.alone()?;
         solve::solve(names, &|argv| self.run(argv, false))
+    }
+
+    fn alone(&self) -> Result<FileLock, SystemError> {
+        Ok(self.store.lock(&format!("apt-{}", name_of(&self.dir)))?)
     }
 
     fn run(&self, argv: &[&str], network: bool) -> Result<Answer, SystemError> {

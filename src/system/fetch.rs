@@ -4,7 +4,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -39,7 +38,7 @@ pub fn fetch(
         .enable_all()
         .build()
         .map_err(|source| SystemError::File { path: "tokio".into(), source })?;
-    let client = http::client(&Options { read: Duration::from_secs(60), ..Options::default() })?;
+    let client = http::client(&Options::default())?;
     let result = runtime.block_on(async {
         let permits = Arc::new(Semaphore::new(AT_ONCE));
         let mut fetches = JoinSet::new();
@@ -117,14 +116,30 @@ async fn fetch_one(
     Err(missing_file(package, last))
 }
 
+/// Fetches from one place, again where the connection breaks off.
 async fn download(store: &Store, client: &reqwest::Client, package: &Package, place: &str) -> Result<(), SystemError> {
+    let retry = Retry::SHORT;
+    let mut failures = 0;
+    loop {
+        match once(store, client, package, place).await {
+            Err(SystemError::Http(HttpError::Broken { .. })) if failures + 1 < retry.attempts => {
+                failures += 1;
+                tokio::time::sleep(retry.pause_after(failures)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn once(store: &Store, client: &reqwest::Client, package: &Package, place: &str) -> Result<(), SystemError> {
     let response = http::send(&Retry::SHORT, || client.get(place)).await?;
     let response = http::expect_success(response).await?;
+    let url = response.url().clone();
     let mut writer = store.writer()?;
     let mut size = 0;
     let mut body = response.bytes_stream();
     while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| HttpError::from_reqwest(error, None))?;
+        let piece = piece.map_err(|error| HttpError::from_reqwest(error, Some(&url)))?;
         size += piece.len() as u64;
         if size > package.size {
             break;
@@ -177,5 +192,28 @@ mod tests {
         let error = fetch(&store, std::slice::from_ref(&gone), &sources, &Silent).unwrap_err();
         assert!(matches!(error, SystemError::Missing { .. }), "{error}");
         assert_eq!(store.has(&Digest::of(b"evil")), None);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_off_is_made_again() {
+        use std::io::{BufRead, BufReader};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            for body in [&b"go"[..], b"good"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while lines.next().is_some_and(|it| !it.unwrap().is_empty()) {}
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n").unwrap();
+                stream.write_all(body).unwrap();
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let sources = crate::system::sources::parse("x.list", &format!("deb http://{address}/ b main\n"));
+        let package = package(b"good");
+        fetch(&store, std::slice::from_ref(&package), &sources, &Silent).unwrap();
+        server.join().unwrap();
+        assert_eq!(store.read_blob(&package.sha256).unwrap(), b"good");
     }
 }

@@ -92,10 +92,42 @@ pub(super) fn failed(sandbox: &Sandbox, code: i32, words: &str) -> SystemError {
 /// Gives package files the names apt and dpkg expect, without copying them.
 pub(super) fn lay_out(store: &Store, packages: &[Package], dir: &Path) -> Result<(), SystemError> {
     for package in packages {
+        let name = package.file_name();
+        // A lock may come from anywhere: what it calls a package must not lead out of the directory.
+        if name.contains(['/', '\0']) {
+            return Err(SystemError::Name { name });
+        }
         drop(store.open_blob(&package.sha256)?);
-        let to = dir.join(package.file_name());
+        let to = dir.join(name);
         fs::hard_link(store.blob_path(&package.sha256), &to)
             .map_err(|source| SystemError::File { path: to, source })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_lies_in_its_directory_whatever_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let (sha256, size) = store.put_bytes(b"deb").unwrap();
+        let files = store.root().join("tmp/files");
+        fs::create_dir(&files).unwrap();
+        let package = |name: &str| Package {
+            name: name.to_owned(),
+            version: "1:1".to_owned(),
+            arch: "all".to_owned(),
+            file: "pool/x.deb".to_owned(),
+            sha256,
+            size,
+            origin: "stable/main".to_owned(),
+        };
+        lay_out(&store, &[package("x")], &files).unwrap();
+        assert!(files.join("x_1%3a1_all.deb").exists());
+        let error = lay_out(&store, &[package("../x")], &files).unwrap_err();
+        assert!(matches!(error, SystemError::Name { .. }), "{error}");
+    }
 }

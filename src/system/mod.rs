@@ -105,6 +105,12 @@ pub enum SystemError {
         /// Whether only one user id exists in the sandbox.
         single: bool,
     },
+    /// A package that no archive can have.
+    #[error("`{name}` is not the name of a package file")]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// No such recipe.
     #[error("there is no recipe `{name}`")]
     NoRecipe {
@@ -165,6 +171,7 @@ impl Explain for SystemError {
             Self::Apt { .. } => Kind::Unreachable,
             Self::Install { single: true, .. } => Kind::Sandbox,
             Self::Install { .. } => Kind::System,
+            Self::Name { .. } => Kind::Input,
             Self::Recipe { .. } => Kind::Config,
             Self::File { source, .. } => Kind::of_io(source),
             Self::Run(error) => error.kind(),

@@ -109,9 +109,16 @@ pub fn resolve(store: &Store, name: &str, max_age: Duration, reporter: &dyn Repo
     key.field("recipe").field(text).field(&release.codename).field(sources::write(&sources));
     let key = key.finish();
     let now = now();
-    if let Some((at, resolved)) = store.record::<(u64, Resolved)>(Table::Resolutions, &key)
-        && now.saturating_sub(at) < max_age.as_secs()
-    {
+    let known = || {
+        let (at, resolved) = store.record::<(u64, Resolved)>(Table::Resolutions, &key)?;
+        (now.saturating_sub(at) < max_age.as_secs()).then_some(resolved)
+    };
+    if let Some(resolved) = known() {
+        return Ok(resolved);
+    }
+    // Two builds at once would stand in each other's way: apt does not wait.
+    let _alone = store.lock(&format!("apt-host-{}", key.hex()))?;
+    if let Some(resolved) = known() {
         return Ok(resolved);
     }
     // What is pinned now is made next: that it can be made is known before anything is downloaded.
@@ -286,7 +293,8 @@ fn bootstrap(
 fn split(dir: &Path, packages: &[Package]) -> Result<(Vec<Package>, Vec<Package>), SystemError> {
     let script = "for f in *.deb; do dpkg-deb -f \"$f\" Package Essential Pre-Depends Depends Provides && echo; done";
     let output =
-        crate::process::run(Command::new("sh").args(["-c", script]).current_dir(dir), Duration::from_secs(600))?;
+        // The shell's order of names, and by it that of providers, must not be the user's.
+        crate::process::run(Command::new("sh").args(["-c", script]).current_dir(dir).env("LC_ALL", "C"), Duration::from_secs(600))?;
     let text = output.text();
     let controls: Vec<Control> = text.split("\n\n").map(Control::parse).collect();
     let mut providers: BTreeMap<&str, &Control> = BTreeMap::new();

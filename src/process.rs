@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,9 @@ impl crate::error::Explain for RunError {
         }
     }
 }
+
+/// How long pipes are read after their program has ended.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Groups that run now, for [`end_all`].
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -197,8 +200,7 @@ fn run_fed(command: &mut Command, input: Option<Vec<u8>>, limit: Duration) -> Re
     };
     // Children it left behind would keep the pipes open.
     group.signal(Signal::KILL);
-    let collect = |it: thread::JoinHandle<Vec<u8>>| it.join().unwrap_or_default();
-    Ok(Output { status, stdout: collect(stdout), stderr: collect(stderr) })
+    Ok(Output { status, stdout: stdout.collect(), stderr: stderr.collect() })
 }
 
 /// The exit code a shell would tell: 128 + signal for one that a signal ended.
@@ -262,19 +264,60 @@ pub fn command_line<S: AsRef<str>>(words: &[S]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+/// A pipe that a thread empties.
+struct Drained {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Drained {
+    /// What came until the pipe's end, or until nothing was left to wait for: a daemon that the program started in a
+    /// session of its own holds its pipes for as long as it runs.
+    fn collect(self) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(LINGER);
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Drained {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let (tell, ended) = mpsc::channel();
+    let all = Arc::clone(&bytes);
     thread::spawn(move || {
-        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 32 << 10];
         if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => {
+                        all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
         }
-        bytes
-    })
+        let _ = tell.send(());
+    });
+    Drained { bytes, ended }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_holds_the_pipes_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "setsid sh -c 'echo $$ > pid.new; mv pid.new pid; exec sleep 600' & \
+                      while [ ! -e pid ]; do sleep 0.01; done; echo said";
+        let output =
+            run(Command::new("sh").args(["-c", script]).current_dir(dir.path()), Duration::from_secs(60)).unwrap();
+        assert_eq!(output.text(), "said");
+        let pid = fs_err::read_to_string(dir.path().join("pid")).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
 
     #[test]
     fn output_and_exit_code_come_back() {

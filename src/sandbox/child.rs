@@ -17,6 +17,9 @@ use crate::report::{Event, Reporter};
 /// How long a stage may take to get ready.
 pub(super) const READY: Duration = Duration::from_secs(60);
 
+/// Bytes of a step's output that are kept: a script may print without end.
+const KEPT: usize = 64 << 20;
+
 /// A started stage; ended (KILL) with all that runs in it when dropped.
 pub(super) struct Stage {
     keeper: Keeper,
@@ -241,7 +244,7 @@ fn follow(stage: &Stage, limit: Duration, title: &str) -> Result<(i32, Vec<Strin
     }
 }
 
-/// Reads to the end and reports each line as it comes.
+/// Reads to the end and reports each line as it comes: all of it, or the last of more than [`KEPT`] bytes.
 fn drain(mut pipe: Box<dyn Read + Send>, outside: &Outside<'_>) -> Vec<u8> {
     let mut all = Vec::new();
     let mut shown = 0;
@@ -256,6 +259,10 @@ fn drain(mut pipe: Box<dyn Read + Send>, outside: &Outside<'_>) -> Vec<u8> {
         while let Some(length) = all[shown..].iter().position(|it| *it == b'\n') {
             report(outside, &all[shown..shown + length]);
             shown += length + 1;
+        }
+        if all.len() > KEPT {
+            all.drain(..KEPT / 2);
+            shown = shown.saturating_sub(KEPT / 2);
         }
     }
     if shown < all.len() {

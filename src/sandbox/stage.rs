@@ -21,14 +21,17 @@ use super::{mounts, unpack, upper};
 /// Takes over when this process is a stage of a sandbox, and does not return then. To be called first in `main`, before
 /// there is any thread.
 pub fn dispatch() {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() != Some(STAGE) {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|it| it != STAGE) {
         return;
     }
-    let stage = args.next().unwrap_or_default();
-    let Some(control) = args.next().and_then(|it| control(&it)) else {
+    let mut text = || args.next().and_then(|it| it.into_string().ok());
+    let stage = text().unwrap_or_default();
+    let Some(control) = text().and_then(|it| control(&it)) else {
         std::process::exit(2);
     };
+    // Whatever it is for the user outside: what a step writes must not depend on that.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC);
     let result = if stage == "2" { inner(&control) } else { outer(&control) };
     let code = result.unwrap_or_else(|trouble| {

@@ -128,6 +128,21 @@ fn a_step_sees_no_network_and_no_other_processes() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "a thread of its own gets a umask of its own")]
+fn a_step_has_the_umask_of_a_container_whatever_ours_is() {
+    let (_dir, store) = store();
+    let sandbox = Sandbox::open(&store, &[], &Silent).unwrap();
+    let run = || {
+        // SAFETY: only this thread's umask and directories part from those of the others; no descriptor is concerned.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.unwrap();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        sandbox.run(&shell("umask"), &Silent).unwrap()
+    };
+    let output = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+    assert_eq!(output.text().trim(), "0022");
+}
+
+#[test]
 fn a_step_that_takes_too_long_is_ended() {
     let (_dir, store) = store();
     let sandbox = Sandbox::open(&store, &[], &Silent).unwrap();

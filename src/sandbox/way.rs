@@ -84,7 +84,11 @@ pub fn choose(store: &Store) -> Result<Way, SandboxError> {
 }
 
 fn find(store: &Store) -> Result<Way, SandboxError> {
-    let only = std::env::var("AGENT_SANDBOX").ok().filter(|it| NAMES.contains(&it.as_str()));
+    let only = std::env::var("AGENT_SANDBOX").ok().filter(|it| !it.is_empty());
+    if let Some(only) = only.as_deref().filter(|it| !NAMES.contains(it)) {
+        let reason = format!("`{only}` is none of {}", NAMES.join(", "));
+        return Err(SandboxError::NoWay { refused: vec![Refused { way: "AGENT_SANDBOX", reason }] });
+    }
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let root = if uid == 0 { Ok(Way::Root) } else { Err(format!("this is user {uid}")) };
     let mut refused = Vec::new();

@@ -49,6 +49,13 @@ fn a_misspelt_word_is_told_and_ends_with_2() {
 }
 
 #[test]
+fn a_word_that_is_no_text_is_a_mistake_and_no_crash() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let context = TestContext::new();
+    context.agent().arg(std::ffi::OsStr::from_bytes(b"\xff")).run().exits(2);
+}
+
+#[test]
 fn colours_follow_the_environment() {
     let context = TestContext::new();
     let call = || context.agent().args(["config", "--config-file", "none"]);

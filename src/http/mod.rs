@@ -17,6 +17,8 @@ mod tls;
 
 pub use error::HttpError;
 pub(crate) use error::shown;
+#[cfg(feature = "host")]
+pub(crate) use retry::{MESSAGE, beginning};
 pub use retry::{Retry, expect_success, send};
 pub use tls::init_tls;
 
@@ -27,8 +29,9 @@ pub struct Options {
     pub verify: bool,
     /// Time to establish a connection, TLS included.
     pub connect: Duration,
-    /// Longest silence while an answer is read.
-    pub read: Duration,
+    /// Longest silence: until an answer begins (while a body is sent, too) and while it is read. None for who watches
+    /// that alone, as uploads must.
+    pub read: Option<Duration>,
     /// Time for a whole exchange; none for bodies of unknown size.
     pub total: Option<Duration>,
     /// Whether redirects are followed (at most ten).
@@ -40,7 +43,7 @@ impl Default for Options {
         Self {
             verify: true,
             connect: Duration::from_secs(10),
-            read: Duration::from_secs(60),
+            read: Some(Duration::from_secs(60)),
             total: None,
             redirects: true,
         }
@@ -60,7 +63,6 @@ pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
         .user_agent(USER_AGENT)
         .tls_backend_preconfigured(tls::client_config(options.verify))
         .connect_timeout(options.connect)
-        .read_timeout(options.read)
         .redirect(if options.redirects {
             reqwest::redirect::Policy::default()
         } else {
@@ -69,6 +71,9 @@ pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
         .no_proxy();
     for proxy in proxies(&|name| std::env::var(name).ok())? {
         builder = builder.proxy(proxy);
+    }
+    if let Some(read) = options.read {
+        builder = builder.read_timeout(read);
     }
     if let Some(total) = options.total {
         builder = builder.timeout(total);

@@ -7,6 +7,9 @@ use url::Url;
 
 use super::error::{HttpError, shown};
 
+/// Bytes of an error's text that are read.
+pub(crate) const MESSAGE: usize = 64 << 10;
+
 /// How often and how patiently to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
@@ -87,10 +90,22 @@ pub async fn expect_success(response: Response) -> Result<Response, HttpError> {
         return Ok(response);
     }
     let (url, status) = (shown(response.url()), response.status());
-    let text = response.text().await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&beginning(response, MESSAGE).await).into_owned();
     let message = text.lines().map(str::trim).find(|it| !it.is_empty() && !it.starts_with('<'));
     let message = message.map(|it| crate::secret::mask_userinfo(&it.chars().take(300).collect::<String>()));
     Err(HttpError::Status { url, status, message })
+}
+
+/// The first bytes of an answer, up to about `most`: what an error says is never needed whole, and may have no end.
+pub(crate) async fn beginning(mut response: Response, most: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() >= most {
+            break;
+        }
+    }
+    bytes
 }
 
 fn is_passing(status: StatusCode, heard: bool) -> bool {

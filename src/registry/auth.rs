@@ -84,7 +84,7 @@ impl Sources {
         if let Some(login) = file.entry(registry, repository, &names).and_then(Entry::login) {
             return Ok(Some(login));
         }
-        let Some(helper) = &file.creds_store else { return Ok(None) };
+        let Some(helper) = file.creds_store.as_ref().filter(|it| !it.is_empty()) else { return Ok(None) };
         for name in &names {
             if let Some(login) = self.ask_helper(helper, name)? {
                 return Ok(Some(login));

@@ -1,7 +1,8 @@
 //! One client for all registries: where they are, who we are there, tokens.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -12,12 +13,16 @@ use super::RegistryError;
 use super::auth::{Login, Sources};
 use super::challenge::{self, Challenge};
 use super::error::Refusal;
+use super::watch::Watch;
 use crate::http::{self, HttpError, Options, Retry};
 use crate::oci::Reference;
 use crate::secret::Secret;
 
 /// Where the API of the registry named `docker.io` is.
 const DOCKER_HUB: &str = "registry-1.docker.io";
+
+/// Longest answer of a token server, in bytes.
+const LARGEST_TOKEN: usize = 1 << 20;
 
 /// How registries are reached.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +33,14 @@ pub struct Settings {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Where credentials are looked for.
     pub credentials: Sources,
+    /// How long a registry may be silent; a minute when absent.
+    pub silence: Option<Duration>,
+}
+
+impl Settings {
+    fn silence(&self) -> Duration {
+        self.silence.unwrap_or(Duration::from_secs(60))
+    }
 }
 
 /// A client for all registries. Cheap to clone; keeps connections and tokens.
@@ -39,10 +52,18 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    verified: reqwest::Client,
-    unverified: OnceLock<reqwest::Client>,
+    clients: Mutex<HashMap<Manner, reqwest::Client>>,
     schemes: Mutex<HashMap<String, &'static str>>,
     authorizations: Mutex<HashMap<(String, String), HeaderValue>>,
+}
+
+/// How connections are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Manner {
+    /// Whether certificates are checked.
+    verified: bool,
+    /// Whether silence is somebody else's to watch.
+    watched: bool,
 }
 
 /// A repository at a host.
@@ -86,6 +107,8 @@ pub(super) struct Purpose<'a> {
     pub(super) retry: Retry,
     /// The image that is missing on a 404.
     pub(super) reference: Option<&'a str>,
+    /// Tells whether it goes on, where that takes long.
+    pub(super) watch: Option<&'a Watch>,
 }
 
 impl Client {
@@ -94,16 +117,16 @@ impl Client {
     /// # Errors
     /// [`RegistryError::Http`] for a proxy address that is none.
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
-        let verified = http::client(&Options::default())?;
-        Ok(Self {
+        let client = Self {
             inner: Arc::new(Inner {
                 settings,
-                verified,
-                unverified: OnceLock::new(),
+                clients: Mutex::default(),
                 schemes: Mutex::default(),
                 authorizations: Mutex::default(),
             }),
-        })
+        };
+        client.http(Manner { verified: true, watched: false })?;
+        Ok(client)
     }
 
     /// Where a repository is.
@@ -151,7 +174,7 @@ impl Client {
         if let Some(scheme) = locked(&self.inner.schemes).get(host) {
             return Ok(scheme);
         }
-        let client = self.http(false)?;
+        let client = self.http(Manner { verified: false, watched: false })?;
         let mut failure = None;
         // What leaves the machine is tried with TLS first: a password may follow.
         for scheme in if loopback { ["http", "https"] } else { ["https", "http"] } {
@@ -168,15 +191,30 @@ impl Client {
         failure.map_or(Ok("https"), |error| Err(error.into()))
     }
 
-    fn http(&self, verified: bool) -> Result<reqwest::Client, HttpError> {
-        if verified {
-            return Ok(self.inner.verified.clone());
-        }
-        if let Some(client) = self.inner.unverified.get() {
+    fn http(&self, manner: Manner) -> Result<reqwest::Client, HttpError> {
+        let mut clients = locked(&self.inner.clients);
+        if let Some(client) = clients.get(&manner) {
             return Ok(client.clone());
         }
-        let client = http::client(&Options { verify: false, ..Options::default() })?;
-        Ok(self.inner.unverified.get_or_init(|| client).clone())
+        let read = (!manner.watched).then(|| self.inner.settings.silence());
+        let client = http::client(&Options { verify: manner.verified, read, ..Options::default() })?;
+        Ok(clients.entry(manner).or_insert(client).clone())
+    }
+
+    /// Sends what `make` makes, while it goes on.
+    async fn send(
+        &self,
+        place: &Place,
+        purpose: &Purpose<'_>,
+        make: impl FnMut() -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let Some(watch) = purpose.watch else { return Ok(http::send(&purpose.retry, make).await?) };
+        tokio::select! {
+            answer = http::send(&purpose.retry, make) => Ok(answer?),
+            () = watch.stalled(self.inner.settings.silence()) => {
+                Err(RegistryError::Stalled { registry: place.registry.clone(), action: purpose.action.clone() })
+            }
+        }
     }
 
     /// Sends what `make` makes, proving who we are where that is asked for. The answer may have any status but 401.
@@ -186,7 +224,7 @@ impl Client {
         purpose: &Purpose<'_>,
         make: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        let client = self.http(place.verified)?;
+        let client = self.http(Manner { verified: place.verified, watched: purpose.watch.is_some() })?;
         let key = (place.registry.clone(), purpose.scope.clone());
         let known = locked(&self.inner.authorizations).get(&key).cloned();
         let authorized = |value: &Option<HeaderValue>| {
@@ -196,7 +234,7 @@ impl Client {
                 None => request,
             }
         };
-        let response = http::send(&purpose.retry, || authorized(&known)).await?;
+        let response = self.send(place, purpose, || authorized(&known)).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -212,7 +250,7 @@ impl Client {
         };
         locked(&self.inner.authorizations).insert(key.clone(), authorization.clone());
         let authorization = Some(authorization);
-        let response = http::send(&purpose.retry, || authorized(&authorization)).await?;
+        let response = self.send(place, purpose, || authorized(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             locked(&self.inner.authorizations).remove(&key);
             return Err(self.refusal(place, purpose, login.is_some()).of(response).await);
@@ -287,7 +325,7 @@ impl Client {
         if url.scheme() != "https" && place.base.scheme() == "https" {
             return Err(odd("wants credentials without TLS"));
         }
-        let client = self.http(place.verified)?;
+        let client = self.http(Manner { verified: place.verified, watched: false })?;
         let mut fields: Vec<(&str, &str)> = service.map(|it| ("service", it)).into_iter().collect();
         if let Some(Login::IdentityToken(token)) = login {
             fields.extend([("scope", purpose.scope.as_str()), ("grant_type", "refresh_token"), ("client_id", "agent")]);
@@ -315,7 +353,7 @@ impl Client {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let body = answer.bytes().await.map_err(|error| HttpError::from_reqwest(error, Some(&url)))?;
+        let body = http::beginning(answer, LARGEST_TOKEN).await;
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| odd("answers something that is no JSON"))?;
         let token = answer.token.or(answer.access_token).filter(|it| !it.is_empty());
         token.map(Secret::new).ok_or_else(|| odd("answers no token"))

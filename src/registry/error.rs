@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::{Explain, Kind};
-use crate::http::HttpError;
+use crate::http::{self, HttpError};
 use crate::store::StoreError;
 
 /// One entry of a registry's `errors`.
@@ -67,6 +67,14 @@ pub enum RegistryError {
         diagnostics: Vec<Diagnostic>,
         /// Whether we showed credentials.
         authenticated: bool,
+    },
+    /// An upload that stands still.
+    #[error("`{registry}` does not go on while we {action}")]
+    Stalled {
+        /// The registry's host.
+        registry: String,
+        /// What we wanted.
+        action: String,
     },
     /// Any other refusal.
     #[error("`{registry}` refused to {action}: {status}{}", list(.diagnostics))]
@@ -152,7 +160,7 @@ impl Explain for RegistryError {
             Self::Http(error) => error.kind(),
             Self::NotFound { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::Helper { .. } => Kind::Denied,
-            Self::TooMany { .. } | Self::Refused { .. } => Kind::Unreachable,
+            Self::TooMany { .. } | Self::Refused { .. } | Self::Stalled { .. } => Kind::Unreachable,
             Self::Platform { .. } => Kind::Unsatisfiable,
             Self::Document { .. } | Self::Mismatch { .. } => Kind::Input,
             Self::AuthFile { .. } => Kind::Config,
@@ -200,7 +208,7 @@ impl Refusal<'_> {
     /// Reads the registry's words out of an answer that is no success.
     pub(super) async fn of(self, response: reqwest::Response) -> RegistryError {
         let status = response.status();
-        let body = response.bytes().await.unwrap_or_default();
+        let body = http::beginning(response, http::MESSAGE).await;
         self.error(status, diagnostics(&body))
     }
 

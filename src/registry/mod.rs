@@ -12,6 +12,7 @@ mod error;
 mod pull;
 mod push;
 pub mod serve;
+mod watch;
 
 pub use client::{Client, Settings};
 pub use error::{Diagnostic, RegistryError};

@@ -176,7 +176,7 @@ impl Client {
         digest: Digest,
         store: &Store,
     ) -> Result<Vec<u8>, RegistryError> {
-        if store.has(&digest).is_some()
+        if store.has(&digest).is_some_and(|size| size <= LARGEST_MANIFEST as u64)
             && let Ok(bytes) = store.read_blob(&digest)
         {
             return Ok(bytes);
@@ -324,7 +324,13 @@ impl Client {
 
 fn pulling<'a>(place: &Place, reference: &'a str) -> Purpose<'a> {
     let retry = Retry { longest: Duration::from_secs(10), ..Retry::SHORT };
-    Purpose { action: format!("pull `{reference}`"), scope: place.pull(), retry, reference: Some(reference) }
+    Purpose {
+        action: format!("pull `{reference}`"),
+        scope: place.pull(),
+        retry,
+        reference: Some(reference),
+        watch: None,
+    }
 }
 
 fn accepted() -> String {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use url::Url;
 
 use super::client::{Place, Purpose};
+use super::watch::Watch;
 use super::{Client, RegistryError};
 use crate::digest::Digest;
 use crate::http::Retry;
@@ -47,11 +48,11 @@ impl Client {
     /// Whether a repository has a manifest of that digest under its tag: then nothing is left to push.
     ///
     /// # Errors
-    /// [`RegistryError`]; a tag that is not there is none.
+    /// [`RegistryError`]; a tag that is not there is none, nor is one that we may write and not read.
     pub async fn has_tag(&self, target: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
         match self.digest(target).await {
             Ok(found) => Ok(found == *digest),
-            Err(RegistryError::NotFound { .. }) => Ok(false),
+            Err(RegistryError::NotFound { .. } | RegistryError::Denied { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -178,10 +179,11 @@ impl Client {
         let unreadable = |source| RegistryError::File { action: format!("read `{}`", path.display()), source };
         // Opened here, so that a file that is not there is our error and not a broken connection.
         fs_err::File::open(path).map_err(unreadable)?;
-        let once =
-            Purpose { retry: Retry::NONE, action: purpose.action.clone(), scope: purpose.scope.clone(), ..*purpose };
+        let watch = Watch::new();
+        let once = Purpose { retry: Retry::NONE, ..watched(purpose, &watch) };
         let answer = self
             .exchange(place, &once, |client| {
+                watch.moved();
                 let request = client
                     .patch(location.clone())
                     .header(CONTENT_TYPE, "application/octet-stream")
@@ -190,7 +192,7 @@ impl Client {
                     0 => request,
                     from => request.header(CONTENT_RANGE, format!("{from}-{}", size - 1)),
                 };
-                request.body(reqwest::Body::wrap_stream(pieces(rest)))
+                request.body(reqwest::Body::wrap_stream(pieces(rest, watch.clone())))
             })
             .await?;
         let answer = self.success(place, purpose, answer).await?;
@@ -206,7 +208,8 @@ impl Client {
     ) -> Result<(), RegistryError> {
         location.query_pairs_mut().append_pair("digest", &digest.to_string());
         let request = |client: &reqwest::Client| client.put(location.clone()).header(CONTENT_LENGTH, "0");
-        let answer = self.exchange(place, purpose, request).await?;
+        let watch = Watch::of_sent();
+        let answer = self.exchange(place, &watched(purpose, &watch), request).await?;
         self.success(place, purpose, answer).await.map(|_| ())
     }
 
@@ -225,7 +228,17 @@ impl Client {
 }
 
 fn pushing(target: &Reference, scope: &str) -> Purpose<'static> {
-    Purpose { action: format!("push `{target}`"), scope: scope.to_owned(), retry: Retry::SHORT, reference: None }
+    Purpose {
+        action: format!("push `{target}`"),
+        scope: scope.to_owned(),
+        retry: Retry::SHORT,
+        reference: None,
+        watch: None,
+    }
+}
+
+fn watched<'a>(purpose: &Purpose<'a>, watch: &'a Watch) -> Purpose<'a> {
+    Purpose { action: purpose.action.clone(), scope: purpose.scope.clone(), watch: Some(watch), ..*purpose }
 }
 
 /// Where the registry wants the bytes; it may say so relative to itself.
@@ -250,15 +263,16 @@ struct Rest<'a> {
 }
 
 /// The bytes that are left, piece by piece.
-fn pieces(rest: &Rest<'_>) -> impl Stream<Item = std::io::Result<Bytes>> + Send + use<> {
+fn pieces(rest: &Rest<'_>, watch: Watch) -> impl Stream<Item = std::io::Result<Bytes>> + Send + use<> {
     let (path, size) = (rest.path.to_owned(), rest.size);
     let (reporter, id) = (rest.reporter.clone(), rest.id.to_owned());
     stream::try_unfold((None, rest.offset), move |(file, done): (Option<tokio::fs::File>, u64)| {
-        let (path, reporter, id) = (path.clone(), reporter.clone(), id.clone());
+        let (path, reporter, id, watch) = (path.clone(), reporter.clone(), id.clone(), watch.clone());
         async move {
             if done >= size {
                 return Ok(None);
             }
+            watch.moved();
             let mut file = match file {
                 Some(file) => file,
                 None => {
@@ -275,8 +289,77 @@ fn pieces(rest: &Rest<'_>) -> impl Stream<Item = std::io::Result<Bytes>> + Send 
             }
             piece.truncate(count);
             let done = done + count as u64;
+            if done >= size {
+                watch.sent();
+            }
             reporter.progress(id, done, Some(size));
             Ok(Some((Bytes::from(piece), (Some(file), done))))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::super::Settings;
+    use super::*;
+    use crate::oci::media;
+
+    /// Answers one request of an upload; takes the bytes slowly, or not at all after the first.
+    fn answer(stream: TcpStream, stall: bool) {
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let method = head.split(' ').next().unwrap_or_default();
+        if method == "PATCH" {
+            let length =
+                head.lines().find_map(|it| it.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let mut left: usize = length.unwrap();
+            let mut piece = vec![0; 1 << 20];
+            while left > 0 && reader.read_exact(&mut piece[..left.min(1 << 20)]).is_ok() {
+                left -= left.min(1 << 20);
+                std::thread::sleep(if stall { Duration::from_secs(60) } else { Duration::from_millis(150) });
+            }
+        }
+        let (status, more) = match method {
+            "HEAD" => ("404 Not Found", ""),
+            "POST" | "PATCH" => ("202 Accepted", "Location: /v2/a/blobs/uploads/1\r\n"),
+            "PUT" => ("201 Created", ""),
+            _ => ("200 OK", ""),
+        };
+        let text = format!("HTTP/1.1 {status}\r\n{more}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = reader.into_inner().write_all(text.as_bytes());
+    }
+
+    /// Uploads 24 MiB where a silence of two seconds is too long.
+    async fn upload(stall: bool) -> Result<(), RegistryError> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            listener.incoming().flatten().for_each(|it| drop(std::thread::spawn(move || answer(it, stall))));
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(24 << 20).unwrap();
+        let blob = Descriptor { media_type: media::LAYER.to_owned(), digest: Digest::of("x"), size: 24 << 20 };
+        let client = Client::new(Settings { silence: Some(Duration::from_secs(2)), ..Settings::default() }).unwrap();
+        let target: Reference = format!("{address}/a:1").parse().unwrap();
+        let Begun::Upload(session) = client.begin(&target, &blob.digest, &[]).await.unwrap() else { panic!("had") };
+        let Session { place, scope, location, .. } = *session;
+        let rest = Rest { path: file.path(), offset: 0, size: blob.size, reporter: &crate::report::silent(), id: "x" };
+        client.send_rest(&place, &pushing(&target, &scope), &location, &rest).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn a_slow_upload_goes_on_and_one_that_stands_still_does_not() {
+        upload(false).await.unwrap();
+        let error = upload(true).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Stalled { .. }), "{error}");
+    }
 }

@@ -144,7 +144,6 @@ impl Drop for FileLock {
 /// The path with `~` in front replaced by the user's home directory.
 #[must_use]
 pub fn expand_home(path: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(PathBuf::from);
     match path.strip_prefix('~') {
         Some("") => home().unwrap_or_else(|| path.into()),
         Some(rest) if rest.starts_with('/') => home().map_or_else(|| path.into(), |it| it.join(&rest[1..])),
@@ -187,6 +186,21 @@ pub fn lexical(path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+/// `HOME`; services often have none, and then `/etc/passwd` says it.
+fn home() -> Option<PathBuf> {
+    let set = std::env::var_os("HOME").filter(|it| !it.is_empty()).map(PathBuf::from);
+    set.or_else(|| {
+        let uid = rustix::process::getuid().as_raw().to_string();
+        home_of(&fs::read_to_string("/etc/passwd").ok()?, &uid)
+    })
+}
+
+fn home_of(passwd: &str, uid: &str) -> Option<PathBuf> {
+    let mut users = passwd.lines().map(|it| it.split(':').collect::<Vec<_>>());
+    let user = users.find(|it| it.get(2) == Some(&uid))?;
+    user.get(5).filter(|it| it.starts_with('/')).map(PathBuf::from)
 }
 
 #[cfg(test)]
@@ -235,6 +249,13 @@ mod tests {
     fn parts_that_lead_up_are_resolved_and_never_above_the_root() {
         assert_eq!(lexical("etc/../run/./systemd/x"), "run/systemd/x");
         assert_eq!(lexical("/../../x/"), "x");
+    }
+
+    #[test]
+    fn a_home_is_found_without_the_variable() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\nn:x:7:7::nowhere:\n";
+        assert_eq!(home_of(passwd, "1000"), Some("/home/ada".into()));
+        assert_eq!((home_of(passwd, "7"), home_of(passwd, "8")), (None, None));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Collection: bounded by bytes, oldest last use first, only while nobody works in the store.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -83,6 +84,10 @@ pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected
     for entry in fs::read_dir(root.join("tmp")).map_err(failed)? {
         remove(&entry.map_err(failed)?.path(), other).map_err(failed)?;
         removed += 1;
+    }
+    // Nobody holds or awaits any of them: who does has the store open.
+    for entry in fs::read_dir(root.join("locks")).map_err(failed)? {
+        fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
     }
     let mut things = things(root).map_err(failed)?;
     things.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
@@ -174,16 +179,28 @@ fn things(root: &Path) -> io::Result<Vec<Thing>> {
 }
 
 fn tree_size(path: &Path) -> io::Result<u64> {
-    let metadata = fs::symlink_metadata(path)?;
+    size_below(path, &mut HashSet::new())
+}
+
+/// Bytes on disk; a file with several names in the tree counts once. What another process removes meanwhile counts as
+/// gone, and another id's own directory as empty.
+fn size_below(path: &Path, counted: &mut HashSet<(u64, u64)>) -> io::Result<u64> {
+    let absent = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if absent(&error) => return Ok(0),
+        other => other?,
+    };
+    if metadata.nlink() > 1 && !metadata.is_dir() && !counted.insert((metadata.dev(), metadata.ino())) {
+        return Ok(0);
+    }
     let mut size = metadata.blocks() * 512;
     if metadata.is_dir() {
         let entries = match fs::read_dir(path) {
-            // Another id's own directory: it counts as empty.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(size),
+            Err(error) if absent(&error) => return Ok(size),
             other => other?,
         };
         for entry in entries {
-            size += tree_size(&entry?.path())?;
+            size += size_below(&entry?.path(), counted)?;
         }
     }
     Ok(size)
@@ -227,6 +244,20 @@ mod tests {
         assert!(matches!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.has(&old), store.has(&new)), (None, Some(200_000)));
+    }
+
+    #[test]
+    fn a_file_with_two_names_counts_once_and_locks_are_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = store.put_bytes(&[1; 400_000]).unwrap().0;
+        let one = usage(&store).unwrap().total();
+        fs::hard_link(store.blob_path(&digest), store.directory("wheels").join("again")).unwrap();
+        assert!(usage(&store).unwrap().total() < one + 200_000);
+        drop(store.lock("layer-x").unwrap());
+        drop(store);
+        assert!(matches!(collect(dir.path(), u64::MAX, &|_| Ok(())).unwrap(), Collected::Done { removed: 0, .. }));
+        assert_eq!(fs::read_dir(dir.path().join("locks")).unwrap().count(), 0);
     }
 
     #[test]

@@ -89,8 +89,7 @@ pub enum EntryPoint {
 /// Joins the words after `--docker` into one value, as the original takes them: `--docker image`, `--docker image
 /// "--ipc=host -e A=1"`, `--docker "image --ipc=host"` or nothing. A word with a space in it is never an option.
 pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
-    let verb = arguments.iter().skip(1).find(|it| !it.to_string_lossy().starts_with('-'));
-    if !verb.is_some_and(|it| it == "build" || it == "lock") {
+    if !verb(&arguments).is_some_and(|it| it == "build" || it == "lock") {
         return arguments;
     }
     let mut gathered = Vec::with_capacity(arguments.len());
@@ -114,7 +113,41 @@ pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
     gathered
 }
 
+/// The first word that is neither an option nor the value of one of those that may stand before the verb.
+fn verb(arguments: &[OsString]) -> Option<&OsString> {
+    let mut words = arguments.iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--config-file" || word == "--progress" {
+            words.next();
+        } else if !word.to_string_lossy().starts_with('-') {
+            return Some(word);
+        }
+    }
+    None
+}
+
 fn is_value(word: &OsStr) -> bool {
     let text = word.to_string_lossy();
     !text.starts_with('-') || text.contains(' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_after_docker_are_its_value_whatever_stands_before_the_verb() {
+        let gathered = |line: &str| -> Vec<String> {
+            let words = gather_docker(line.split(' ').map(OsString::from).collect());
+            words.iter().map(|it| it.to_string_lossy().into_owned()).collect()
+        };
+        for before in ["", "-d ", "--progress plain ", "--config-file build.conf "] {
+            let line = format!("agent {before}build --docker img --target t");
+            assert_eq!(
+                gathered(&line),
+                format!("agent {before}build --docker=img --target t").split(' ').collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(gathered("agent run --docker img"), ["agent", "run", "--docker", "img"]);
+    }
 }

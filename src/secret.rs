@@ -98,7 +98,8 @@ pub fn strip_userinfo(text: &str) -> String {
         let end = tail.find(|c: char| c.is_whitespace() || "/?#\"'`<>".contains(c)).unwrap_or(tail.len());
         if let Some(at) = tail[..end].rfind('@') {
             let user = tail[..at].split(':').next().unwrap_or_default();
-            let http = ["http://", "https://"].iter().any(|it| head.ends_with(it));
+            let scheme = head[..start].to_ascii_lowercase();
+            let http = ["http", "https"].iter().any(|it| scheme.ends_with(it));
             if !http && !user.is_empty() {
                 stripped.push_str(user);
                 stripped.push('@');
@@ -201,6 +202,7 @@ mod tests {
         for (text, expected) in [
             ("git+https://tok@h/x.git", "git+https://h/x.git"),
             ("-i https://u:p@i/simple\nx", "-i https://i/simple\nx"),
+            ("HTTPS://tok@h/x", "HTTPS://h/x"),
             ("ssh://git@h/x", "ssh://git@h/x"),
             ("ssh://git:pw@h:22/x", "ssh://git@h:22/x"),
             ("git@h:x.git http://h/a@b", "git@h:x.git http://h/a@b"),

@@ -58,11 +58,12 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
         let path = path.clone();
         let lock = blocking(move || Ok(Lock::read(&path)?)).await?;
         let (shop, stop) = make_workshop(&settings.task, context).await?;
-        return Ok((lock, secrets(&settings.task, None), made(shop), stop));
+        let secrets = secrets(&settings.task, None, &shop.indexes);
+        return Ok((lock, secrets, made(shop), stop));
     }
     let asked = task(&settings.task, context).await?;
-    let secrets = secrets(&settings.task, Some(&asked.task));
     let (shop, stop) = make_workshop(&settings.task, context).await?;
+    let secrets = secrets(&settings.task, Some(&asked.task), &shop.indexes);
     let shop = made(shop);
     let lock = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
     Ok((lock, secrets, shop, stop))

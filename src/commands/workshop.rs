@@ -23,12 +23,16 @@ use crate::lock::launch::ArgumentPolicy;
 use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
-use crate::secret::{Secret, is_secret_name, is_secret_parameter};
+use crate::sandbox::lend;
+use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
 use crate::settings::{TaskSettings, TaskSource};
 use crate::task::{Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
 const LARGEST_DIFF: u64 = 256 << 20;
+
+/// Shorter user names without a password are names and no tokens.
+const TOKEN: usize = 20;
 
 /// Stops what cannot be dropped (a fetch by git) when the command is.
 pub(super) struct StopOnDrop(Arc<AtomicBool>);
@@ -189,34 +193,41 @@ pub(super) async fn lock(
 }
 
 /// Every secret this run has seen, by what it is: none may be in the image.
-pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>) -> BTreeMap<String, Secret> {
+pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>, indexes: &Indexes) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     let mut add = |name: String, value: &str| secrets.insert(name, Secret::new(value));
+    // A token may stand where the user's name does, without any password; a name is no secret.
+    let secret_of = |it: &Credentials| match it.password.reveal() {
+        "" if it.user.len() < TOKEN => String::new(),
+        "" => it.user.clone(),
+        password => password.to_owned(),
+    };
+    let in_address = |text: &str| Some(secret_of(&split_userinfo(&url::Url::parse(text).ok()?).1?));
     if let Some(credentials) = &settings.api.credentials {
         add("api.credentials.secret_key".to_owned(), credentials.password.reveal());
     }
     if let Some(token) = &settings.api.token {
         add("CLEARML_AUTH_TOKEN".to_owned(), token.reveal());
     }
-    for (index, credentials) in settings.agent.git_credentials.iter().enumerate() {
-        add(format!("git password {}", index + 1), credentials.credentials.password.reveal());
+    for (index, it) in settings.agent.git_credentials.iter().enumerate() {
+        add(format!("git password {}", index + 1), &secret_of(&it.credentials));
     }
     for (index, address) in settings.agent.extra_index_urls.iter().enumerate() {
-        if let Some((_, Some(credentials))) =
-            url::Url::parse(address.reveal()).ok().map(|it| crate::secret::split_userinfo(&it))
-        {
-            add(format!("index password {}", index + 1), credentials.password.reveal());
+        if let Some(secret) = in_address(address.reveal()) {
+            add(format!("index password {}", index + 1), &secret);
+        }
+    }
+    for (host, credentials) in indexes.logins() {
+        add(format!("password of the index {host}"), &secret_of(credentials));
+    }
+    for (variable, address) in lend::proxies() {
+        if let Some(secret) = in_address(&address) {
+            add(format!("password in {variable}"), &secret);
         }
     }
     let Some(task) = task else { return secrets };
-    if let Some((_, Some(credentials))) = task
-        .script
-        .repository
-        .as_deref()
-        .and_then(|it| url::Url::parse(it).ok())
-        .map(|it| crate::secret::split_userinfo(&it))
-    {
-        add("repository password".to_owned(), credentials.password.reveal());
+    if let Some(secret) = task.script.repository.as_deref().and_then(in_address) {
+        add("repository password".to_owned(), &secret);
     }
     for (section, entries) in &task.parameters {
         for (name, parameter) in entries {

@@ -88,18 +88,24 @@ fn hide(value: &Value) -> Value {
     Value::Text(if text.is_empty() { String::new() } else { "****".to_owned() })
 }
 
-/// `NAME=value` and `--env=NAME=value` as they stand in lists of container arguments.
+/// `NAME=value` and `--env=NAME=value`, as they stand in lists of container arguments and in scripts: the value is hidden
+/// up to the next option or the end, since it may hold blanks.
 fn mask_assignment(text: &str) -> String {
-    let Some((name, _)) = text.rsplit_once(char::is_whitespace).map_or(text, |it| it.1).split_once('=') else {
-        return text.to_owned();
-    };
-    match text.find('=') {
-        Some(at) if is_secret_name(name) || is_secret_name(text[at + 1..].split('=').next().unwrap_or_default()) => {
-            let end = text.rfind('=').unwrap_or(at);
-            format!("{}=****", &text[..end])
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('=') {
+        let (name, value) = rest.split_at(at);
+        let word = name.rsplit(|c: char| c.is_whitespace() || "\"'=;&|".contains(c)).next().unwrap_or(name);
+        masked.push_str(name);
+        masked.push('=');
+        rest = &value[1..];
+        if is_secret_name(word.strip_prefix("-e").unwrap_or(word)) && !rest.is_empty() {
+            masked.push_str("****");
+            rest = rest.find(" -").map_or("", |end| &rest[end..]);
         }
-        _ => text.to_owned(),
     }
+    masked.push_str(rest);
+    masked
 }
 
 /// What is wrong with the configuration.
@@ -167,6 +173,7 @@ mod tests {
             api.credentials { access_key = AK1, secret_key = SK1 }
             agent { git_pass = GP1, git_user = ada, git.extra_credentials = [{user: u, pass: GP2, host: h}]
               extra_docker_arguments = ["-e", "MY_TOKEN=TK1", "--env=AWS_SECRET_ACCESS_KEY=TK2", "-e X=1"]
+              extra_docker_shell_script = ["-e HF_TOKEN=TK3 -v /a:/b", "--env=API_KEY=TK4=TK5", "API_KEY=TK6 TK7"]
               package_manager.extra_index_url = ["https://user:PW1@index/simple"], empty_password = "" }
             sdk.aws.s3 { key = K1, secret = S1, credentials = [{bucket: b, key: K2, secret: S2}] }
             environment { A = 1, OPENAI_API_KEY = OK1 }
@@ -179,7 +186,16 @@ mod tests {
                 "{secret} in {shown}"
             );
         }
-        for plain in ["\"ada\"", "\"-e X=1\"", "\"u\"", "\"h\"", "\"empty_password\":\"\"", "\"A\":1"] {
+        assert!(!shown.contains("TK"), "{shown}");
+        for plain in [
+            "\"-e HF_TOKEN=**** -v /a:/b\"",
+            "\"ada\"",
+            "\"-e X=1\"",
+            "\"u\"",
+            "\"h\"",
+            "\"empty_password\":\"\"",
+            "\"A\":1",
+        ] {
             assert!(shown.contains(plain), "{plain} in {shown}");
         }
     }

@@ -90,6 +90,12 @@ impl Indexes {
         }
     }
 
+    /// Credentials of the indexes that are this machine's own, by host.
+    pub fn logins(&self) -> impl Iterator<Item = (&str, &Credentials)> {
+        let own = self.credentials.iter().filter(|it| self.machine_hosts.contains(it.0));
+        own.map(|(host, it)| (host.as_str(), it))
+    }
+
     /// What uv is told on top of its own configuration; `links` are directories of wheels besides.
     #[must_use]
     pub fn environment(&self, links: &[&Path]) -> Vec<(String, Secret)> {

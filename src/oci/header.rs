@@ -35,6 +35,10 @@ pub(super) fn write(path: &str, meta: &Meta, item: &Item<'_>, out: &mut Vec<u8>)
     if size > OCTAL_11 {
         records.push(("size".to_owned(), size.to_string().into_bytes()));
     }
+    let mtime = u64::try_from(meta.mtime).unwrap_or(0);
+    if mtime > OCTAL_11 {
+        records.push(("mtime".to_owned(), mtime.to_string().into_bytes()));
+    }
     for (name, id) in [("uid", meta.uid), ("gid", meta.gid)] {
         if u64::from(id) > OCTAL_7 {
             records.push((name.to_owned(), id.to_string().into_bytes()));
@@ -57,15 +61,7 @@ pub(super) fn write(path: &str, meta: &Meta, item: &Item<'_>, out: &mut Vec<u8>)
         Item::Device(DeviceKind::Block, numbers) => (b'4', *numbers),
         Item::Device(DeviceKind::Fifo, _) => (b'6', (0, 0)),
     };
-    let header = Ustar {
-        kind,
-        size,
-        mode: meta.mode & 0o7777,
-        owner: (meta.uid, meta.gid),
-        mtime: u64::try_from(meta.mtime).unwrap_or(0),
-        link,
-        device,
-    };
+    let header = Ustar { kind, size, mode: meta.mode & 0o7777, owner: (meta.uid, meta.gid), mtime, link, device };
     let cut = cut(&slashed);
     header.write(place.unwrap_or(("", cut)), out);
 }
@@ -128,7 +124,7 @@ impl Ustar<'_> {
         octal(&mut block[108..116], capped(self.owner.0));
         octal(&mut block[116..124], capped(self.owner.1));
         octal(&mut block[124..136], if self.size > OCTAL_11 { 0 } else { self.size });
-        octal(&mut block[136..148], self.mtime);
+        octal(&mut block[136..148], self.mtime.min(OCTAL_11));
         block[156] = self.kind;
         put(&mut block[157..257], &self.link.as_bytes()[..self.link.len().min(100)]);
         block[257..265].copy_from_slice(b"ustar\x0000");

@@ -12,6 +12,9 @@ use crate::oci::Reference;
 use crate::pipeline::Built;
 use crate::ui::{Align, Style, Table, text};
 
+/// The longest title of a layer that fits into a line, in characters.
+const TITLE: usize = 48;
+
 /// A finished build.
 pub(super) struct Results<'a> {
     pub(super) lock: &'a Lock,
@@ -80,22 +83,13 @@ fn table(results: &Results<'_>) -> Table {
         let took = if layer.cached { String::new() } else { text::seconds(layer.seconds) };
         table.row([
             layer.kind.as_str().to_owned(),
-            short(&layer.title),
+            text::short(&layer.title, TITLE),
             text::size(layer.layer.descriptor.size),
             how.to_owned(),
             took,
         ]);
     }
     table
-}
-
-/// As much of a title as fits into a line.
-pub(super) fn short(title: &str) -> String {
-    const LONGEST: usize = 48;
-    if title.chars().count() <= LONGEST {
-        return title.to_owned();
-    }
-    title.chars().take(LONGEST - 1).chain(['…']).collect()
 }
 
 fn next(results: &Results<'_>) -> String {
@@ -180,7 +174,10 @@ pub(super) fn plan(
     let mut row = |kind: &str, what: String| table.row([kind.to_owned(), what]);
     row("base", lock.base.name.clone().unwrap_or_else(|| "a local image".to_owned()));
     if let Some(system) = &lock.system {
-        row("system", format!("{} packages for {}", system.packages.len(), short(&system.requested.join(" "))));
+        row(
+            "system",
+            format!("{} packages for {}", system.packages.len(), text::short(&system.requested.join(" "), TITLE)),
+        );
     }
     if lock.setup.is_some() {
         row("setup", "the task's setup script".to_owned());

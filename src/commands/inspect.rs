@@ -84,7 +84,8 @@ fn shown(found: &Found, lock: &Lock, context: &Context) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            lines.push(format!("{} {value}", paint.paint(Style::Strong, &format!("{name:<10}"))));
+            let name = paint.paint(Style::Strong, &format!("{name:<10}"));
+            lines.push(format!("{name} {}", text::harmless(&value)));
         }
     };
     line("image", found.origin.clone());
@@ -106,18 +107,9 @@ fn shown(found: &Found, lock: &Lock, context: &Context) -> String {
     for ((diff_id, blob), (kind, title)) in found.layers.iter().zip(titles(found, lock)) {
         let size = blob.as_ref().map_or_else(String::new, |it| text::size(it.size));
         let digest = blob.as_ref().map_or(*diff_id, |it| it.digest);
-        table.row([kind, short(&title), size, digest.to_string()]);
+        table.row([kind, text::short(&title, 40), size, digest.to_string()]);
     }
     format!("{}\n\n{}", lines.join("\n"), table.render(paint))
-}
-
-/// As much of a title as fits beside a digest.
-fn short(title: &str) -> String {
-    const LONGEST: usize = 40;
-    if title.chars().count() <= LONGEST {
-        return title.to_owned();
-    }
-    title.chars().take(LONGEST - 1).chain(['…']).collect()
 }
 
 fn task(lock: &Lock) -> String {

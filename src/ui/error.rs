@@ -33,7 +33,7 @@ pub(super) fn json(failure: &Failure) -> String {
 }
 
 fn indent(text: &str, by: &str) -> String {
-    text.trim_end().replace('\n', &format!("\n{by}"))
+    super::text::harmless(text.trim_end()).replace('\n', &format!("\n{by}"))
 }
 
 const fn kind(kind: Kind) -> &'static str {

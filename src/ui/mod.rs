@@ -31,6 +31,7 @@ pub struct Ui {
     out: Paint,
     err: Paint,
     reporter: SharedReporter,
+    bars: Option<Arc<progress::Bars>>,
     broken: Arc<AtomicBool>,
 }
 
@@ -58,13 +59,15 @@ impl Ui {
             ProgressFormat::Auto => ProgressFormat::Plain,
             other => other,
         };
-        let reporter: SharedReporter = match format {
-            ProgressFormat::Json => Arc::new(progress::Json { quiet: options.quiet }),
-            ProgressFormat::Tty if !options.quiet => Arc::new(progress::Bars::new(err, options.debug)),
-            _ => Arc::new(progress::Plain::new(err, options.quiet, options.debug)),
+        let bars = (format == ProgressFormat::Tty && !options.quiet)
+            .then(|| Arc::new(progress::Bars::new(err, options.debug)));
+        let reporter: SharedReporter = match &bars {
+            Some(bars) => Arc::clone(bars) as SharedReporter,
+            None if format == ProgressFormat::Json => Arc::new(progress::Json { quiet: options.quiet }),
+            None => Arc::new(progress::Plain::new(err, options.quiet, options.debug)),
         };
         let broken = Arc::new(AtomicBool::new(false));
-        Self { json: options.json, quiet: options.quiet, debug: options.debug, out, err, reporter, broken }
+        Self { json: options.json, quiet: options.quiet, debug: options.debug, out, err, reporter, bars, broken }
     }
 
     /// Whether results are JSON.
@@ -147,12 +150,15 @@ impl Ui {
     /// Writes a line to standard error, for people; nothing where results are JSON or quiet was asked for.
     pub fn say(&self, text: &str) {
         if !self.json && !self.quiet {
-            progress::line(text);
+            self.bars.as_ref().map_or_else(|| progress::line(text), |it| it.print(text));
         }
     }
 
-    /// Shows an error with its causes and what to do about it.
+    /// Shows an error with its causes and what to do about it; work that goes on is shown no more.
     pub fn fail(&self, failure: &Failure) {
+        if let Some(bars) = &self.bars {
+            bars.end();
+        }
         progress::line(&if self.json { error::json(failure) } else { error::text(failure, self.err) });
     }
 }

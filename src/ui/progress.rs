@@ -26,7 +26,7 @@ struct Running(Mutex<HashMap<String, (String, Instant)>>);
 impl Running {
     fn begin(&self, id: &str, title: &str) {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(id.to_owned(), (title.to_owned(), Instant::now()));
+        running.insert(id.to_owned(), (text::harmless(title), Instant::now()));
     }
 
     fn end(&self, id: &str) -> (String, Duration) {
@@ -36,11 +36,11 @@ impl Running {
 }
 
 fn warning(text: &str, paint: Paint) -> String {
-    format!("{} {text}", paint.paint(Style::Warning, "warning:"))
+    format!("{} {}", paint.paint(Style::Warning, "warning:"), text::harmless(text))
 }
 
 fn note(text: &str, paint: Paint) -> String {
-    format!("{} {text}", paint.paint(Style::Hint, "note:"))
+    format!("{} {}", paint.paint(Style::Hint, "note:"), text::harmless(text))
 }
 
 /// A line for each step.
@@ -74,7 +74,7 @@ impl Reporter for Plain {
             }
             Event::Note(text) => line(&note(&text, self.paint)),
             Event::Line { source, text } if self.debug => {
-                line(&self.paint.paint(Style::Faint, &format!("{source}: {text}")));
+                line(&self.paint.paint(Style::Faint, &text::harmless(&format!("{source}: {text}"))));
             }
             Event::Progress { .. } | Event::Line { .. } => {}
         }
@@ -95,7 +95,14 @@ impl Bars {
         Self { all: MultiProgress::new(), bars: Mutex::default(), running: Running::default(), paint, debug }
     }
 
-    fn print(&self, text: &str) {
+    /// Takes all bars away, so that they are not drawn over what is written next.
+    pub(super) fn end(&self) {
+        for (_, bar) in self.bars.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            bar.finish_and_clear();
+        }
+    }
+
+    pub(super) fn print(&self, text: &str) {
         if self.all.println(text).is_err() {
             line(text);
         }
@@ -119,7 +126,7 @@ impl Reporter for Bars {
                 self.running.begin(&id, &title);
                 let bar = self.all.add(ProgressBar::new_spinner());
                 bar.set_style(style("{spinner} {prefix} {wide_msg} {elapsed}"));
-                bar.set_prefix(title);
+                bar.set_prefix(text::harmless(&title));
                 bar.enable_steady_tick(Duration::from_millis(120));
                 let previous = self.bars.lock().unwrap_or_else(PoisonError::into_inner).insert(id, bar);
                 if let Some(previous) = previous {
@@ -152,13 +159,13 @@ impl Reporter for Bars {
             Event::Note(text) => self.print(&note(&text, self.paint)),
             Event::Warning(text) => self.print(&warning(&text, self.paint)),
             Event::Line { source, text } if self.debug => {
-                self.print(&self.paint.paint(Style::Faint, &format!("{source}: {text}")));
+                self.print(&self.paint.paint(Style::Faint, &text::harmless(&format!("{source}: {text}"))));
             }
             Event::Line { text, .. } => {
                 // The latest line of the latest work that is not counted in bytes.
                 let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(bar) = bars.values().find(|it| it.length().is_none()) {
-                    bar.set_message(text.trim().to_owned());
+                    bar.set_message(text::harmless(text.trim()));
                 }
             }
         }

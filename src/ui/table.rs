@@ -32,7 +32,7 @@ impl Table {
 
     /// Adds a row; what is missing is empty.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
+        self.rows.push(cells.into_iter().map(|it| super::text::harmless(&it)).collect());
     }
 
     /// Whether it has no rows.

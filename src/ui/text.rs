@@ -1,6 +1,22 @@
-//! Numbers as people read them.
+//! Numbers as people read them, and texts as a terminal may.
 
 use std::time::Duration;
+
+/// A text that came from elsewhere, without what steers a terminal: control characters stand as `�`.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
+    text.replace("\r\n", "\n").chars().map(shown).collect()
+}
+
+/// As much of a text as fits into so many characters.
+#[must_use]
+pub fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
 
 /// Bytes in binary units with three digits: `12.3 MiB`.
 #[must_use]
@@ -40,6 +56,11 @@ pub fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_from_elsewhere_steers_no_terminal() {
+        assert_eq!(harmless("a\u{1b}]0;t\u{7}\tb\r\nc\u{9b}2J"), "a\u{fffd}]0;t\u{fffd}\tb\nc\u{fffd}2J");
+    }
 
     #[test]
     fn sizes_and_durations() {

@@ -103,7 +103,8 @@ impl Bars {
     }
 
     pub(super) fn print(&self, text: &str) {
-        if self.all.println(text).is_err() {
+        // Where there is no terminal to draw on, the library drops texts, too.
+        if self.all.is_hidden() || self.all.println(text).is_err() {
             line(text);
         }
     }

@@ -8,7 +8,7 @@ use crate::report::Reporter;
 use crate::sandbox::{LayerBlob, Sandbox, Temporary};
 use crate::store::Store;
 use crate::system::apt::Apt;
-use crate::system::{Package, fetch, install};
+use crate::system::{fetch, install};
 
 /// The key of the layer: the base's chain of layers and the set of packages.
 #[must_use]
@@ -39,11 +39,10 @@ pub fn build(
     let make = || {
         crate::sandbox::choose(store)?;
         let sandbox = Sandbox::open(store, &layers()?, reporter)?;
-        let packages: Vec<Package> = part.packages.iter().cloned().map(Package::from).collect();
         // Only where the files lie is asked of the base here; what to install is in the lock.
         let apt = Apt::open(store, &sandbox, reporter)?;
-        fetch::fetch(store, &packages, apt.sources(), reporter)?;
-        install::install(store, &sandbox, &packages, reporter)?;
+        fetch::fetch(store, &part.packages, apt.sources(), reporter)?;
+        install::install(store, &sandbox, &part.packages, reporter)?;
         Ok::<_, Failure>(sandbox.layer(Temporary::LeftOut)?)
     };
     find_or_make(store, (LayerKind::System, system_key(base, part)), title(part), make).map(Some)

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
+use crate::system::Package;
 
 mod arguments;
 pub mod base;
@@ -117,7 +118,7 @@ pub struct RecipePart {
     /// The suite's sources as given to apt, without any machine's own address: suite and components.
     pub suite: String,
     /// Every package, by name order.
-    pub packages: Vec<SystemPackage>,
+    pub packages: Vec<Package>,
 }
 
 /// The interpreter and what the base already has.
@@ -220,27 +221,7 @@ pub struct SystemPart {
     /// What was asked for, in order, without duplicates.
     pub requested: Vec<String>,
     /// Everything to install, by name order; packages the base has are not listed.
-    pub packages: Vec<SystemPackage>,
-}
-
-/// A Debian package file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SystemPackage {
-    /// Package name.
-    pub name: String,
-    /// Version.
-    pub version: String,
-    /// Architecture.
-    pub arch: String,
-    /// File name in the archive, relative to its root: `pool/main/libg/libgomp1_12.2.0-14_amd64.deb`.
-    pub file: String,
-    /// Digest of the file.
-    pub sha256: Digest,
-    /// Size of the file in bytes.
-    pub size: u64,
-    /// Where the base's sources have it: suite and component (`bookworm/main`), never a machine's own mirror address.
-    pub origin: String,
+    pub packages: Vec<Package>,
 }
 
 /// A setup script.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Failure, Kind};
-use crate::lock::{BasePart, RecipePart, SystemPackage, SystemPart};
+use crate::lock::{BasePart, RecipePart, SystemPart};
 use crate::oci::chain_id;
 use crate::report::Reporter;
 use crate::sandbox::{LayerBlob, Sandbox};
@@ -113,7 +113,7 @@ pub fn resolve(
     if let Some(need) = &request.interpreter {
         names.push(interpreter_package(&apt, need)?);
     }
-    let packages = apt.solve(&names)?.into_iter().map(SystemPackage::from).collect();
+    let packages = apt.solve(&names)?;
     let part = SystemPart { requested: wanted, packages };
     store.remember(Table::Resolutions, &key, &(now, &part))?;
     finish(part, request)
@@ -205,8 +205,7 @@ fn version_of(packages: &[Package]) -> Option<(String, String, Digest)> {
 /// The interpreter that a part brings.
 #[must_use]
 pub fn interpreter(part: &SystemPart) -> Option<SystemInterpreter> {
-    let packages: Vec<Package> = part.packages.iter().cloned().map(Package::from).collect();
-    let (version, minor, digest) = version_of(&packages)?;
+    let (version, minor, digest) = version_of(&part.packages)?;
     Some(SystemInterpreter { version, executable: format!("/usr/bin/python{minor}"), digest })
 }
 
@@ -224,37 +223,9 @@ pub fn layer_blobs(base: &BasePart) -> Vec<LayerBlob> {
     base.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: blob(it) }).collect()
 }
 
-impl From<Package> for SystemPackage {
-    fn from(it: Package) -> Self {
-        Self {
-            name: it.name,
-            version: it.version,
-            arch: it.arch,
-            file: it.file,
-            sha256: it.sha256,
-            size: it.size,
-            origin: it.origin,
-        }
-    }
-}
-
-impl From<SystemPackage> for Package {
-    fn from(it: SystemPackage) -> Self {
-        Self {
-            name: it.name,
-            version: it.version,
-            arch: it.arch,
-            file: it.file,
-            sha256: it.sha256,
-            size: it.size,
-            origin: it.origin,
-        }
-    }
-}
-
 impl From<Resolved> for RecipePart {
     fn from(it: Resolved) -> Self {
-        Self { text: it.text, suite: it.suite, packages: it.packages.into_iter().map(SystemPackage::from).collect() }
+        Self { text: it.text, suite: it.suite, packages: it.packages }
     }
 }
 
@@ -265,7 +236,7 @@ pub fn recipe(name: &str, part: &RecipePart) -> Resolved {
         name: name.to_owned(),
         text: part.text.clone(),
         suite: part.suite.clone(),
-        packages: part.packages.iter().cloned().map(Package::from).collect(),
+        packages: part.packages.clone(),
     }
 }
 
@@ -273,8 +244,8 @@ pub fn recipe(name: &str, part: &RecipePart) -> Resolved {
 mod tests {
     use super::*;
 
-    fn package(name: &str, version: &str) -> SystemPackage {
-        SystemPackage {
+    fn package(name: &str, version: &str) -> Package {
+        Package {
             name: name.to_owned(),
             version: version.to_owned(),
             arch: "amd64".to_owned(),

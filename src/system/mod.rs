@@ -22,8 +22,9 @@ pub mod recipe;
 mod solve;
 pub mod sources;
 
-/// A Debian package file, pinned.
+/// A Debian package file, pinned; as a lock has it, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Package {
     /// Package name.
     pub name: String,
@@ -31,13 +32,13 @@ pub struct Package {
     pub version: String,
     /// Architecture.
     pub arch: String,
-    /// File name in the archive, relative to its root.
+    /// File name in the archive, relative to its root: `pool/main/libg/libgomp1_12.2.0-14_amd64.deb`.
     pub file: String,
     /// Digest of the file.
     pub sha256: Digest,
     /// Size of the file in bytes.
     pub size: u64,
-    /// Suite and component: `bookworm/main`.
+    /// Where the sources have it: suite and component (`bookworm/main`), never a machine's own mirror address.
     pub origin: String,
 }
 

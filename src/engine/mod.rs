@@ -10,11 +10,13 @@ pub mod container;
 pub mod docker;
 pub mod endpoint;
 pub mod podman;
+pub mod spec;
 
-pub use container::{Bind, ContainerSpec, ContainerState, DeviceRequest, LogChunk};
+pub use container::{ContainerState, LogChunk, Output};
 pub use docker::{Docker, EngineImage};
 pub use endpoint::Endpoint;
 pub use podman::Podman;
+pub use spec::{Bind, ContainerSpec, DeviceRequest};
 
 use crate::error::{Explain, Kind};
 

@@ -1,16 +1,16 @@
 //! Runs an image in a Docker engine (or in Podman's service, which speaks the same): created, started, listened to,
 //! stopped, removed.
 //!
-//! Variables, credentials among them, go through the API and never stand in an argument of a program. A run is found
+//! The output is listened to from before the start; where that is not possible it is read from the engine's log, and
+//! what the log had not told by the end is read once more after it. Variables, credentials among them, go through the API and never stand in an argument of a program. A run is found
 //! again by its label, whoever started it. The host's proxies and certificates are lent to a run on this machine.
 
 use std::future::Future;
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk};
+use super::listen::Listening;
+use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk, Output};
 use crate::sandbox::lend;
 use crate::secret::Secret;
 
@@ -18,9 +18,6 @@ use crate::secret::Secret;
 pub const RUN_LABEL: &str = "io.github.agent.run";
 /// Seconds between TERM and KILL; the in-image process needs six to end its program and report.
 const GRACE: u32 = 10;
-/// How long the end of the output is waited for after the container's own.
-const TAIL: Duration = Duration::from_secs(10);
-
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -28,13 +25,22 @@ pub struct Ended {
     pub code: i64,
     /// Whether the kernel killed it for memory.
     pub out_of_memory: bool,
+    /// Whether all of its output was handed on, as far as can be known.
+    pub heard: bool,
 }
 
 /// A started container.
-#[derive(Debug)]
 pub struct DockerRun {
     docker: Docker,
     id: String,
+    /// What it says, listened to since before its start.
+    output: Option<Output>,
+}
+
+impl std::fmt::Debug for DockerRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerRun").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Lends the host's proxies and certificates to a container on this machine; what it sets itself stays. A remote engine
@@ -63,7 +69,9 @@ pub async fn start(docker: &Docker, mut spec: ContainerSpec, run: &str) -> Resul
     spec.labels.insert(RUN_LABEL.to_owned(), run.to_owned());
     spec.stop_timeout.get_or_insert(GRACE);
     let id = docker.create(&spec).await?;
-    let started = DockerRun { docker: docker.clone(), id };
+    // Whoever stands between us and the engine may not let this through: there is the log.
+    let output = docker.attach(&id).await.ok();
+    let started = DockerRun { docker: docker.clone(), id, output };
     match docker.start(&started.id).await {
         Ok(()) => Ok(started),
         Err(error) => {
@@ -80,7 +88,7 @@ pub async fn start(docker: &Docker, mut spec: ContainerSpec, run: &str) -> Resul
 /// [`EngineError`] when the engine does not answer.
 pub async fn find(docker: &Docker, run: &str) -> Result<Option<DockerRun>, EngineError> {
     let found = docker.labelled(&format!("{RUN_LABEL}={run}")).await?;
-    Ok(found.into_iter().next().map(|it| DockerRun { docker: docker.clone(), id: it.id }))
+    Ok(found.into_iter().next().map(|it| DockerRun { docker: docker.clone(), id: it.id, output: None }))
 }
 
 impl DockerRun {
@@ -96,17 +104,20 @@ impl DockerRun {
     /// # Errors
     /// [`EngineError`] when the engine goes away; the container is where it was.
     pub async fn attend(
-        &self,
+        &mut self,
         mut output: impl FnMut(&LogChunk),
         stop: impl Future<Output = ()>,
     ) -> Result<Ended, EngineError> {
-        let mut logs = Box::pin(self.docker.logs(&self.id, true)).fuse();
+        let mut listening = match self.output.take() {
+            Some(chunks) => Listening::directly(chunks),
+            None => Listening::by_log(self.docker.logs(&self.id, true)),
+        };
         let mut end = Box::pin(self.docker.wait(&self.id));
         let mut stop = Box::pin(stop);
         let mut stopping = None;
         let code = loop {
             tokio::select! {
-                Some(chunk) = logs.next() => if let Ok(chunk) = chunk { output(&chunk) },
+                Some(chunk) = listening.next() => output(&chunk),
                 code = &mut end => break code?,
                 () = &mut stop, if stopping.is_none() => {
                     let (docker, id) = (self.docker.clone(), self.id.clone());
@@ -114,31 +125,26 @@ impl DockerRun {
                 }
             }
         };
-        // What was written last may still be on its way; an engine that never closes the stream does not keep us.
-        let drained = async {
-            while let Some(Ok(chunk)) = logs.next().await {
-                output(&chunk);
-            }
-        };
-        let _ = tokio::time::timeout(TAIL, drained).await;
+        let heard = listening.finish(|| self.docker.logs(&self.id, false), &mut output).await;
         let state = self.docker.state(&self.id).await?;
-        Ok(Ended { code, out_of_memory: state.is_some_and(|it| it.oom_killed) })
+        Ok(Ended { code, out_of_memory: state.is_some_and(|it| it.oom_killed), heard })
     }
 
     /// As [`DockerRun::attend`], stopped by the signals this process gets: the first asks, the second kills.
     ///
     /// # Errors
     /// [`EngineError`]
-    pub async fn attend_signals(&self, output: impl FnMut(&LogChunk)) -> Result<Ended, EngineError> {
-        let deaf = |source| EngineError::Transfer { action: "listen to signals".to_owned(), source };
-        let mut terminate = signal(SignalKind::terminate()).map_err(deaf)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(deaf)?;
+    pub async fn attend_signals(
+        &mut self,
+        output: impl FnMut(&LogChunk),
+        mut signals: StopSignals,
+    ) -> Result<Ended, EngineError> {
         let (asked, ask) = tokio::sync::oneshot::channel::<()>();
         let (docker, id) = (self.docker.clone(), self.id.clone());
         let listening = tokio::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            signals.next().await;
             let _ = asked.send(());
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            signals.next().await;
             docker.kill(&id, "SIGKILL").await
         });
         let stop = async {
@@ -165,5 +171,29 @@ impl DockerRun {
     /// [`EngineError`]
     pub async fn remove(self) -> Result<(), EngineError> {
         self.docker.remove(&self.id).await
+    }
+}
+
+/// The signals that ask this process to end, heard from the moment this is made: before a container is, so that none
+/// is left behind.
+#[derive(Debug)]
+pub struct StopSignals([Signal; 3]);
+
+impl StopSignals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// [`EngineError::Transfer`]
+    pub fn listen() -> Result<Self, EngineError> {
+        let listen = |kind| {
+            let deaf = |source| EngineError::Transfer { action: "listen to signals".to_owned(), source };
+            signal(kind).map_err(deaf)
+        };
+        Ok(Self([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hangup.recv() => {} }
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod arguments;
 pub mod docker;
+mod listen;
 pub mod native;

@@ -64,17 +64,20 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     }));
     spec.device_requests.extend(args.gpus.as_deref().and_then(gpus));
     docker::lend_host(engine, &mut spec);
-    let run = docker::start(engine, spec, &run_id()).await?;
-    let attended = run
-        .attend_signals(|chunk| match chunk {
-            LogChunk::Out(bytes) => drop(context.ui.write(bytes)),
-            LogChunk::Err(bytes) => context.ui.write_error(bytes),
-        })
-        .await;
+    let signals = docker::StopSignals::listen()?;
+    let mut run = docker::start(engine, spec, &run_id()).await?;
+    let hand_on = |chunk: &LogChunk| match chunk {
+        LogChunk::Out(bytes) => drop(context.ui.write(bytes)),
+        LogChunk::Err(bytes) => context.ui.write_error(bytes),
+    };
+    let attended = run.attend_signals(hand_on, signals).await;
     // Ended or not: nobody else knows of it.
     let removed = run.remove().await;
     let ended = attended?;
     removed?;
+    if !ended.heard {
+        context.ui.reporter().warning("the engine did not tell the end of the run's output");
+    }
     if ended.out_of_memory {
         context.ui.reporter().warning("the container was ended for lack of memory");
     }

@@ -209,7 +209,7 @@ fn a_run_is_heard_to_its_end_and_stopped_when_asked() {
         agent::run::docker::lend_host(&engine, &mut spec);
         let run = |command: &str| ContainerSpec { command: Some(vec![command.to_owned()]), ..spec.clone() };
         let id = unique("attend");
-        let started =
+        let mut started =
             agent::run::docker::start(&engine, run("cat /opt/data; test -s $SSL_CERT_FILE"), id.trim()).await.unwrap();
         let mut heard = Vec::new();
         let keep = |chunk: &LogChunk| {
@@ -225,7 +225,7 @@ fn a_run_is_heard_to_its_end_and_stopped_when_asked() {
         assert!(agent::run::docker::find(&engine, id.trim()).await.unwrap().is_none());
 
         let script = "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
-        let started = agent::run::docker::start(&engine, run(script), id.trim()).await.unwrap();
+        let mut started = agent::run::docker::start(&engine, run(script), id.trim()).await.unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let (mut ready, mut heard) = (Some(ready), Vec::new());
         let keep = |chunk: &LogChunk| {

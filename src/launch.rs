@@ -34,6 +34,8 @@ pub const VENV: &str = "/opt/agent/venv";
 pub const CODE: &str = "/opt/agent/code";
 /// The console spool of a run whose executor mounts none.
 pub const SPOOL: &str = "/opt/agent/spool";
+/// Where a directory may be mounted that keeps what the SDK writes without a server. No image has it.
+pub const JOURNAL: &str = "/opt/agent/journal";
 
 /// The version of [`Launch`] this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -85,9 +87,66 @@ pub struct Launch {
     pub secret_parameters: Vec<String>,
 }
 
+/// A text with `$NAME` and `${NAME}` replaced, as Python's `os.path.expandvars` does: what is not set stays as it is.
+#[must_use]
+pub fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let (before, after) = rest.split_at(at);
+        expanded.push_str(before);
+        let (name, length) = name_after(&after[1..]);
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => expanded.push_str(&value),
+            None => expanded.push_str(&after[..=length]),
+        }
+        rest = &after[1 + length..];
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+/// Whether a text has variables to [`expand`].
+#[must_use]
+pub fn has_variables(text: &str) -> bool {
+    let mut after = text.match_indices('$').map(|(at, _)| name_after(&text[at + 1..]).0);
+    after.any(|it| !it.is_empty())
+}
+
+/// The name that follows a `$`, and how long it is as it is written.
+fn name_after(text: &str) -> (&str, usize) {
+    if let Some((name, _)) = text.strip_prefix('{').and_then(|it| it.split_once('}')) {
+        return (name, name.len() + 2);
+    }
+    let end = text.find(|it: char| !it.is_ascii_alphanumeric() && it != '_').unwrap_or(text.len());
+    (&text[..end], end)
+}
+
 /// The in-image binary this program carries.
 #[cfg(feature = "host")]
 #[must_use]
 pub const fn guest_binary() -> &'static [u8] {
     include_bytes!(env!("AGENT_GUEST_BINARY"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_replaced_where_they_are_set() {
+        let set = |name: &str| [("A", "1"), ("B_2", "two"), ("EMPTY", "")].iter().find(|it| it.0 == name);
+        let expanded = |text: &str| expand(text, |name| set(name).map(|it| it.1.to_owned()));
+        for (text, expected) in [
+            ("train.py", "train.py"),
+            ("$A/x ${B_2}y$A", "1/x twoy1"),
+            ("$NONE ${NONE} $", "$NONE ${NONE} $"),
+            ("$$A 5$ ${A", "$1 5$ ${A"),
+            ("[$EMPTY] ${} ä$Aä", "[] ${} ä1ä"),
+        ] {
+            assert_eq!(expanded(text), expected, "{text}");
+        }
+        assert!(has_variables("a/$B") && has_variables("${x y}") && has_variables("$$A"));
+        assert!(!has_variables("a$") && !has_variables("$/x") && !has_variables("${}"));
+    }
 }

@@ -7,6 +7,7 @@ Examples:
   agent run team/train:1                                        the image's task
   agent run --set Args/lr=0.1 oci:./image                       with another parameter
   agent run --engine docker --gpus all team/train:1             in Docker, with GPUs
+  agent run --engine podman team/train:1                        in Podman
   agent run team/train:1 python -c 'import sys; print(sys.version)'
 
 No container engine is needed. Server and credentials come from ~/clearml.conf and the CLEARML_* environment;
@@ -22,7 +23,7 @@ pub struct RunArgs {
     /// Program to run instead of the task, with its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
-    /// What runs it: this program itself, or the Docker engine
+    /// What runs it: this program itself, the Docker engine, or Podman (at CONTAINER_HOST, else its own service)
     #[arg(long, value_name = "WHAT", default_value = "native")]
     pub engine: RunEngine,
     /// GPUs to give to it: all, or a list of indices and UUIDs (Docker only)
@@ -40,7 +41,7 @@ pub struct RunArgs {
     /// Do not speak to a server, whatever credentials there are
     #[arg(long)]
     pub offline: bool,
-    /// Offline: directory to keep what the SDK writes in
+    /// Offline: directory to keep what the SDK writes in, instead of a new one in ~/.local/share/agent/offline
     #[arg(long, value_name = "DIR")]
     pub journal: Option<std::path::PathBuf>,
     /// Environment variable for the run; without a value it is taken from here
@@ -67,4 +68,6 @@ pub enum RunEngine {
     Native,
     /// The Docker engine.
     Docker,
+    /// Podman.
+    Podman,
 }

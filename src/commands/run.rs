@@ -1,62 +1,102 @@
-//! `agent run`: an image, natively; its exit code is ours.
+//! `agent run`: an image, natively or in an engine; its exit code is ours.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 mod docker;
+mod journal;
+mod podman;
+
+use journal::Journal;
 
 use super::around::around;
-use super::{Context, blocking};
-use crate::base::Request;
+use super::{Context, Interrupted, blocking};
+use crate::base::{Around, Request};
 use crate::cli::run::{RunArgs, RunEngine};
 use crate::config::Api;
 use crate::error::Failure;
+use crate::image::deliver::DeliverError;
 use crate::image::read;
 use crate::oci::Platform;
 use crate::run::native::{self, NativeSpec};
 use crate::sandbox::{Bind, LayerBlob};
 use crate::settings::UsageError;
 
-/// Where a journal's directory is seen inside.
-const JOURNAL: &str = "/opt/agent/journal";
-
 /// Runs an image to its end.
 pub(super) async fn run(args: RunArgs, context: &Context) -> Result<u8, Failure> {
-    let env = environment(&args, context)?;
+    let mut env = environment(&args, context)?;
     let mut binds = args.volumes.iter().map(|it| volume(it)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(directory) = &args.journal {
-        fs_err::create_dir_all(directory)?;
-        binds.push(Bind { source: fs_err::canonicalize(directory)?, target: JOURNAL.to_owned(), writable: true });
-    }
     let request: Request = args.image.parse()?;
     let around = around(context, &args.insecure_registries).await?;
-    if args.engine == RunEngine::Docker {
-        return docker::run(&args, &around, docker::Given { request, env, binds }, context).await;
+    // An engine elsewhere has directories of its own.
+    let elsewhere = args.engine == RunEngine::Docker
+        && around.docker.as_ref().is_some_and(|it| !it.endpoint().starts_with("unix://"));
+    let journal = if elsewhere { None } else { Journal::prepare(&args, &env, context)? };
+    if let Some(journal) = &journal {
+        journal.lend(&mut binds, &mut env);
     }
+    let ended = start(&args, around, Given { request, env, binds }, context).await;
+    if let Some(journal) = journal {
+        journal.done();
+    }
+    ended
+}
+
+async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) -> Result<u8, Failure> {
+    match args.engine {
+        RunEngine::Native => natively(args, &around, given, context).await,
+        RunEngine::Docker => {
+            let Some(engine) = around.docker.clone() else {
+                return Err(DeliverError::NoEngine { name: args.image.clone() }.into());
+            };
+            docker::run(args, around, docker::Place { engine, podman: false }, given, context).await
+        }
+        RunEngine::Podman => {
+            let connected = podman::connect(context).await?;
+            let place = docker::Place { engine: connected.engine.clone(), podman: true };
+            docker::run(args, around, place, given, context).await
+        }
+    }
+}
+
+async fn natively(args: &RunArgs, around: &Around, given: Given, context: &Context) -> Result<u8, Failure> {
     if args.gpus.as_deref().is_some_and(|it| it != "none") {
         let hint = "Add --engine docker; natively a run has no GPUs in this release.";
         return Err(UsageError::new("--gpus needs the Docker engine", hint).into());
     }
-    let image = read::fetch_whole(&around, &request, &Platform::host()).await?;
+    let image = read::fetch_whole(around, &given.request, &Platform::host()).await?;
     let layers = image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect();
     let spec = NativeSpec {
         layers,
         config: image.config,
-        arguments: arguments(&args),
-        env,
-        user: args.user,
-        binds,
+        arguments: arguments(args),
+        env: given.env,
+        user: args.user.clone(),
+        binds: given.binds,
         read_only: args.read_only,
         hostname: "agent".to_owned(),
     };
     let (store, reporter) = (around.store.clone(), context.ui.reporter());
+    let mut signals = native::Signals::listen()?;
     let started = blocking(move || {
         let streams = (Stdio::inherit(), Stdio::inherit(), Stdio::inherit());
         Ok(native::start(&store, &spec, streams, &*reporter)?)
     });
-    let code = started.await?.attend().await?;
+    // Unpacking takes its time.
+    let run = tokio::select! {
+        run = started => run?,
+        _ = signals.next() => return Err(Interrupted.into()),
+    };
+    let code = run.attend(signals).await?;
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// What was made of the command line.
+struct Given {
+    request: Request,
+    env: BTreeMap<String, String>,
+    binds: Vec<Bind>,
 }
 
 /// What the in-image program is told: its options first, then the command.
@@ -88,9 +128,6 @@ fn environment(args: &RunArgs, context: &Context) -> Result<BTreeMap<String, Str
         if let Some(value) = context.session.environment.get(name) {
             env.insert(name.to_owned(), value.to_owned());
         }
-    }
-    if args.journal.is_some() {
-        env.insert("AGENT_JOURNAL".to_owned(), JOURNAL.to_owned());
     }
     for assignment in &args.env {
         match assignment.split_once('=') {

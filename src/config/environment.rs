@@ -108,8 +108,10 @@ pub const VARIABLES: &[Variable] = &[
     ),
     read(
         "AGENT_JOURNAL",
-        "In an image: where an offline run keeps what the SDK writes; `/opt/agent/spool/offline` by default.",
+        "In an image: where an offline run keeps what the SDK writes; by default what is mounted at \
+         `/opt/agent/journal`, else `/opt/agent/spool/offline`.",
     ),
+    read("AGENT_JOURNAL_SHOWN", "In an image: what `/opt/agent/journal` is called outside, for messages."),
     read("AGENT_OFFLINE", "In an image: `1` runs without a server, whatever credentials there are."),
     read("AGENT_FORCE", "In an image: `1` runs the task although another worker does."),
     read(
@@ -127,7 +129,10 @@ pub const VARIABLES: &[Variable] = &[
     read("UV_INDEX", "Further Python indexes, as uv reads them; likewise uv's other `UV_INDEX…` variables."),
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
-    read("XDG_DATA_HOME", "Where the quick start keeps its server and its sample; `~/.local/share` by default."),
+    read(
+        "XDG_DATA_HOME",
+        "Below it, in `agent`, are the quick start's server and sample, and what offline runs keep; `~/.local/share` by default.",
+    ),
     read(
         "AGENT_SANDBOX",
         "The only way steps of a build may run: `root`, `mapped`, `single` or `docker`; the best that works by default.",

@@ -15,7 +15,7 @@ pub mod spec;
 pub use container::{ContainerState, LogChunk, Output};
 pub use docker::{Docker, EngineImage};
 pub use endpoint::Endpoint;
-pub use podman::Podman;
+pub use podman::{Podman, Service};
 pub use spec::{Bind, ContainerSpec, DeviceRequest};
 
 use crate::error::{Explain, Kind};
@@ -122,6 +122,9 @@ impl Explain for EngineError {
                 "Start the engine, or name another with DOCKER_HOST or a docker context.".to_owned(),
                 "No engine is needed to build: `--push`, `oci:DIR` and `oci-archive:FILE` work without one.".to_owned(),
             ],
+            Self::Refused { message, .. } if message.contains("could not select device driver") => {
+                vec!["The engine has no GPUs to give: its machine needs NVIDIA's container toolkit.".to_owned()]
+            }
             Self::Endpoint { endpoint, .. } if endpoint.starts_with("ssh://") => {
                 vec!["Forward its socket: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`.".to_owned()]
             }

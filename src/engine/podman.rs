@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fs_err as fs;
 use serde::Deserialize;
 
 use super::{Docker, Endpoint, EngineError, EngineImage};
@@ -16,6 +17,8 @@ use crate::process::{self, Group};
 
 /// Time for a question.
 const QUICK: Duration = Duration::from_secs(60);
+/// Seconds without a request after which a service ends by itself.
+const IDLE: &str = "60";
 /// Time to take in an image.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -147,26 +150,35 @@ impl Podman {
         self.run(["save", "--quiet", "--format", "oci-dir", "--output", &directory, image], LONG).map(|_| ())
     }
 
-    /// Serves its Docker-compatible API on a socket until the service is dropped.
+    /// Serves its Docker-compatible API on a socket until the service is dropped, or nobody asks for [`IDLE`] seconds:
+    /// it must not outlive us for long if we are killed.
     ///
     /// # Errors
-    /// [`EngineError::Unreachable`] when nothing listens after half a minute.
+    /// [`EngineError::Failed`] with podman's own words, [`EngineError::Unreachable`] when nothing listens after half a
+    /// minute.
     pub fn serve(&self, socket: &Path) -> Result<Service, EngineError> {
         let address = format!("unix://{}", socket.display());
+        let said = socket.with_extension("log");
+        let unheard = |source| EngineError::Transfer { action: "listen to podman".to_owned(), source };
+        let errors = fs::File::create(&said).map_err(unheard)?;
         let mut command = self.command();
-        command.args(["system", "service", "--time", "0", &address]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let group = Group::start(&mut command)
+        command.args(["system", "service", "--time", IDLE, &address]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.into_file());
+        let mut group = Group::start(&mut command)
             .map_err(|source| process::RunError::Start { program: self.program.clone(), source })?;
         let began = Instant::now();
         loop {
-            match std::os::unix::net::UnixStream::connect(socket) {
-                Ok(_) => return Ok(Service { _group: group, address }),
-                Err(error) if began.elapsed() > Duration::from_secs(30) => {
-                    return Err(EngineError::Unreachable { endpoint: address, source: Box::new(error) });
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            let Err(error) = std::os::unix::net::UnixStream::connect(socket) else {
+                return Ok(Service { _group: group, address });
+            };
+            if group.try_wait().is_ok_and(|it| it.is_some()) {
+                let said = fs::read_to_string(&said).unwrap_or_default();
+                return Err(failed(&format!("{} system service", self.program), said.trim()));
             }
+            if began.elapsed() > Duration::from_secs(30) {
+                return Err(EngineError::Unreachable { endpoint: address, source: Box::new(error) });
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

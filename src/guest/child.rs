@@ -1,7 +1,7 @@
 //! Starting a program in a process group of its own, and learning of its end as the reaper of all orphans.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 
 use super::GuestError;
+use crate::launch::{Launch, expand};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -52,6 +53,20 @@ impl End {
 }
 
 impl Program {
+    /// The task's program as it was recorded. Variables in its words and its directory are what they are in the
+    /// environment it gets; code for `-c` is left to who runs it.
+    pub(super) fn of_task(launch: &Launch, environment: BTreeMap<OsString, OsString>) -> Self {
+        let variable = |name: &str| environment.get(OsStr::new(name)).map(|it| it.to_string_lossy().into_owned());
+        let mut options = launch.program.iter().skip(1).take_while(|it| it.starts_with('-'));
+        let words = if options.any(|it| it == "-c") {
+            launch.program.clone()
+        } else {
+            launch.program.iter().map(|it| expand(it, variable)).collect()
+        };
+        let directory = Some(expand(&launch.directory, variable));
+        Self { words, directory, environment, captured: true }
+    }
+
     /// Starts it. A terminal on standard input becomes its own.
     pub(super) fn start(&self) -> Result<Child, GuestError> {
         let name = self.words.first().cloned().unwrap_or_default();

@@ -16,6 +16,7 @@ const REMOVED: &[&str] = &[
     "AGENT_EXECUTOR",
     "AGENT_FORCE",
     "AGENT_JOURNAL",
+    "AGENT_JOURNAL_SHOWN",
     "AGENT_OFFLINE",
     "AGENT_REPORT_TIMEOUT",
     "AGENT_ROOT",
@@ -105,12 +106,14 @@ fn python_path(settings: &Settings, variables: &Variables) -> String {
     for name in ["PYTHONPATH", "CLEARML_AGENT_EXTRA_PYTHON_PATH"] {
         text(variables, name).unwrap_or_default().split(':').for_each(|it| add(it.to_owned()));
     }
-    add(settings.launch.directory.clone());
+    let variable = |name: &str| text(variables, name);
+    let directory = launch::expand(&settings.launch.directory, variable);
+    add(directory.clone());
     // The program's first word is the interpreter; the script is the first that is no option of it.
     let mut words = settings.launch.program.iter().skip(1);
     let script = words.find(|it| !it.starts_with('-') || matches!(it.as_str(), "-m" | "-c"));
     if let Some(script) = script.filter(|it| !it.starts_with('-')) {
-        let folder = Path::new(&settings.launch.directory).join(script);
+        let folder = Path::new(&directory).join(launch::expand(script, variable));
         add(folder.parent().map(|it| it.display().to_string()).unwrap_or_default());
     }
     parts.join(":")

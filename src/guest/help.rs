@@ -27,7 +27,9 @@ pub(super) fn text(launch: &Launch, record: &Value) -> String {
          Credentials come when the image is run, never with it: -e CLEARML_API_HOST=… -e CLEARML_API_ACCESS_KEY=…\n  \
          -e CLEARML_API_SECRET_KEY=…, or -e CLEARML_AUTH_TOKEN=…, or a file: -v ~/clearml.conf:/clearml.conf:ro\n  \
          (-e CLEARML_CONFIG_FILE names another place). With none of these the task runs offline: recorded parameters\n  \
-         count as with a server, and what the SDK writes is kept (-e AGENT_JOURNAL or --journal says where).\n",
+         count as with a server, and what the SDK writes is kept in a directory that is mounted at /opt/agent/journal\n  \
+         (-v \"$PWD/results\":/opt/agent/journal); in another with --journal or -e AGENT_JOURNAL. `agent run IMAGE` keeps it\n  \
+         in ~/.local/share/agent/offline.\n",
     );
     section(&mut text, "SECRETS that the task needs (-e NAME=VALUE)", &launch.secrets);
     let secret: Vec<String> = launch.secret_parameters.iter().map(|it| format!("--set {it}=VALUE")).collect();

@@ -41,8 +41,10 @@ pub(super) struct Settings {
     pub(super) set: Vec<(String, String, String)>,
     /// Directories for the spool, best first.
     pub(super) spools: Vec<PathBuf>,
-    /// Directories for the offline journal, best first.
+    /// Directories for the offline journal that somebody gave, best first.
     pub(super) journals: Vec<PathBuf>,
+    /// Where it goes otherwise, best first: with the container it ends.
+    pub(super) passing_journals: Vec<PathBuf>,
     /// How long to wait for the server at the end.
     pub(super) patience: Duration,
     pub(super) environment: Environment,
@@ -77,11 +79,10 @@ impl Settings {
     }
 
     fn new(launch: Launch, record: Value, environment: Environment) -> Result<Self, GuestError> {
-        let directories = |variable: &str, below: &str| {
-            let named = environment.get(variable).map(PathBuf::from);
-            let ours = [launch::SPOOL, "/dev/shm", "/tmp", "/run", "/var/tmp"].map(|it| Path::new(it).join(below));
-            named.into_iter().chain(ours).collect()
-        };
+        let named = |variable: &str| environment.get(variable).map(PathBuf::from);
+        let passing =
+            |below: &str| [launch::SPOOL, "/dev/shm", "/tmp", "/run", "/var/tmp"].map(|it| Path::new(it).join(below));
+        let mounted = Some(PathBuf::from(launch::JOURNAL)).filter(|it| it.is_dir());
         let patience = environment.get("AGENT_REPORT_TIMEOUT").and_then(|it| it.parse().ok());
         Ok(Self {
             mode: launch.mode,
@@ -92,8 +93,9 @@ impl Settings {
             executor: flag(&environment, "AGENT_EXECUTOR"),
             force: flag(&environment, "AGENT_FORCE"),
             set: Vec::new(),
-            spools: directories("AGENT_SPOOL", "agent-spool"),
-            journals: directories("AGENT_JOURNAL", "offline"),
+            spools: named("AGENT_SPOOL").into_iter().chain(passing("agent-spool")).collect(),
+            journals: named("AGENT_JOURNAL").into_iter().chain(mounted).collect(),
+            passing_journals: passing("offline").to_vec(),
             patience: patience.map_or(PATIENCE, Duration::from_secs),
             launch,
             record,

@@ -155,11 +155,7 @@ impl NativeRun {
     ///
     /// # Errors
     /// [`NativeError`]
-    pub async fn attend(self) -> Result<i32, NativeError> {
-        let listen = |kind| signal(kind).map_err(NativeError::Signals);
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut hangup = listen(SignalKind::hangup())?;
+    pub async fn attend(self, mut signals: Signals) -> Result<i32, NativeError> {
         let run = std::sync::Arc::new(self);
         let waiting = std::sync::Arc::clone(&run);
         let mut end = tokio::task::spawn_blocking(move || waiting.wait(None));
@@ -170,9 +166,7 @@ impl NativeRun {
                 ended = &mut end => {
                     return Ok(ended.map_err(|_| NativeError::Lost)??.unwrap_or(1));
                 }
-                _ = terminate.recv() => Signal::TERM,
-                _ = interrupt.recv() => Signal::INT,
-                _ = hangup.recv() => Signal::HUP,
+                heard = signals.next() => heard,
                 () = &mut deadline, if asked => Signal::KILL,
             };
             run.signal(if asked { Signal::KILL } else { heard });
@@ -180,6 +174,39 @@ impl NativeRun {
                 asked = true;
                 deadline = Box::pin(tokio::time::sleep(GRACE));
             }
+        }
+    }
+}
+
+/// The signals that a run is handed, heard from the moment this is made: before it starts, so that none ends us and
+/// leaves it behind.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// [`NativeError::Signals`]
+    pub fn listen() -> Result<Self, NativeError> {
+        let listen = |kind| signal(kind).map_err(NativeError::Signals);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next of them.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Call, Server, TestContext, venv, wait_for, wait_until, write};
+use crate::support::{Call, Server, Tap, TestContext, venv, wait_for, wait_until, write};
 
 /// A task that shows what its parameters are and writes what tasks write.
 const SAMPLE: &str = r#"
@@ -212,6 +212,38 @@ fn a_wish_to_stop_from_the_server_or_from_outside_ends_as_stopped() {
         assert_eq!(server.status(&task), "stopped");
         assert!(server.console(&task).contains("up\n"));
     }
+}
+
+#[test]
+fn the_server_hears_who_runs_the_task_and_what_the_machine_does() {
+    let context = TestContext::new();
+    let server = Server::start(&context);
+    let task = create(&server);
+    let tap = Tap::before(server.api());
+    let image = Image::shell(&context, &task, "reuse_task", "sleep 900");
+    let mut running = image.with(&server).env("CLEARML_API_HOST", tap.address()).spawn(&context.path("output"));
+    wait_until("statistics are sent", || tap.heard("\"cpu_usage\":[") && tap.heard("\"memory_free\":"));
+    let workers = server.call("workers.get_all", &json!({}))["workers"].clone();
+    let worker = workers.as_array().unwrap().iter().find(|it| it["id"] == "guest:0").unwrap();
+    assert_eq!(worker.pointer("/task/id"), Some(&json!(task)));
+    terminate(running.pid());
+    wait_until("the guest ends", || running.ended());
+    assert_eq!(server.status(&task), "stopped");
+    assert!(server.call("workers.get_all", &json!({}))["workers"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn variables_of_a_program_and_its_directory_are_those_of_its_environment() {
+    let context = TestContext::new();
+    let work = context.work();
+    fs_err::create_dir(work.join("below")).unwrap();
+    write(&work.join("below/script"), "pwd; echo $1 $2 $PYTHONPATH");
+    let mut launch = launch(&context, "reuse_task", &"1".repeat(32), &json!(["/bin/sh", "$SCRIPT", "a${X}b", "$NONE"]));
+    launch["directory"] = json!(format!("{}/$WHERE", work.display()));
+    let image = Image::new(&context, &launch, &json!({ "name": "recorded" }));
+    let said = image.run().env("SCRIPT", "script").env("X", "1").env("WHERE", "below").ok();
+    let below = work.join("below").display().to_string();
+    assert_eq!(said, format!("{below}\na1b $NONE {below}"));
 }
 
 #[test]

@@ -1,39 +1,39 @@
-//! A run in the Docker engine: the task's own container arguments, the run's variables and directories, GPUs.
+//! A run in the Docker engine or in Podman, which speaks the same: the task's own container arguments, the run's variables and directories, GPUs.
 
 use std::collections::BTreeMap;
 
+use super::Given;
 use crate::base::{Around, BaseError, Request};
 use crate::cli::run::RunArgs;
 use crate::commands::Context;
 use crate::commands::inspect::lock_of;
 use crate::digest::Digest;
-use crate::engine::{ContainerSpec, DeviceRequest, LogChunk};
+use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
 use crate::error::Failure;
-use crate::image::deliver::DeliverError;
 use crate::image::read::{self, ReadError};
 use crate::oci::Platform;
 use crate::run::{arguments, docker};
-use crate::sandbox::Bind;
 use crate::secret::Secret;
+use crate::settings::UsageError;
 
-/// What was made of the command line already.
-pub(super) struct Given {
-    pub(super) request: Request,
-    pub(super) env: BTreeMap<String, String>,
-    pub(super) binds: Vec<Bind>,
+/// An engine and what is known of it.
+pub(super) struct Place {
+    /// Its API.
+    pub(super) engine: Docker,
+    /// Whether it is Podman, which names its own images differently and knows no device requests.
+    pub(super) podman: bool,
 }
 
 /// Runs an image that the engine has.
-pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: &Context) -> Result<u8, Failure> {
-    let name = match given.request {
-        Request::Image(reference) => reference.familiar(),
-        Request::Docker(name) => name,
-        other => return Err(DeliverError::NoEngine { name: other.to_string() }.into()),
-    };
-    let Some(engine) = &around.docker else { return Err(DeliverError::NoEngine { name }.into()) };
-    if engine.image(&name).await?.is_none() {
-        return Err(BaseError::NotInEngine { endpoint: engine.endpoint().to_owned(), name }.into());
-    }
+pub(super) async fn run(
+    args: &RunArgs,
+    around: Around,
+    place: Place,
+    given: Given,
+    context: &Context,
+) -> Result<u8, Failure> {
+    let engine = &place.engine;
+    let name = name(&place, given.request).await?;
     let words = super::arguments(args);
     let mut spec = ContainerSpec {
         image: name.clone(),
@@ -43,7 +43,8 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         ..ContainerSpec::default()
     };
     // The task's own arguments first: what was asked for here counts more.
-    match read::read(around, &Request::Docker(name), &Platform::host()).await {
+    let around = Around { docker: Some(engine.clone()), ..around };
+    match read::read(&around, &Request::Docker(name), &Platform::host()).await {
         Ok(found) => {
             if let Some(text) = lock_of(&found)?.launch.container_arguments {
                 arguments::apply(&mut spec, &text)?;
@@ -62,8 +63,39 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         target: it.target,
         read_only: !it.writable,
     }));
-    spec.device_requests.extend(args.gpus.as_deref().and_then(gpus));
+    if let Some(list) = &args.gpus {
+        spec.device_requests = gpus(list).into_iter().collect();
+    }
+    if place.podman && !spec.device_requests.is_empty() {
+        let hint = "Add --engine docker, or --gpus none to run without.";
+        return Err(UsageError::new("in Podman a run has no GPUs in this release", hint).into());
+    }
     docker::lend_host(engine, &mut spec);
+    attend(engine, spec, context).await
+}
+
+/// The name under which the engine has the image.
+async fn name(place: &Place, request: Request) -> Result<String, Failure> {
+    let name = match request {
+        Request::Image(reference) => reference.familiar(),
+        Request::Docker(name) => name,
+        other => {
+            let hint = "Deliver it there first (agent build -o type=docker), or leave out --engine.";
+            return Err(UsageError::new(format!("an engine runs what it has by name, not `{other}`"), hint).into());
+        }
+    };
+    // A short name means Docker's own registry to Podman's API, but its own images are named `localhost/…`.
+    let own = (place.podman && !name.contains('/')).then(|| format!("localhost/{name}"));
+    for name in own.into_iter().chain([name.clone()]) {
+        if place.engine.image(&name).await?.is_some() {
+            return Ok(name);
+        }
+    }
+    Err(BaseError::NotInEngine { endpoint: place.engine.endpoint().to_owned(), name }.into())
+}
+
+/// Runs a container to its end; nothing of it is left.
+async fn attend(engine: &Docker, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
     let signals = docker::StopSignals::listen()?;
     let mut run = docker::start(engine, spec, &run_id()).await?;
     let hand_on = |chunk: &LogChunk| match chunk {

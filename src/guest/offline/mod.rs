@@ -9,6 +9,9 @@
 //! └── files/…          uploaded artifacts and models, by their path
 //! ```
 //!
+//! The directory is the one that was asked for, else what is mounted at `/opt/agent/journal`, else one that ends with the
+//! container, which is told.
+//!
 //! The answers are a server's, as far as one task alone in the world needs them; what is asked of other tasks, queues
 //! or models finds nothing.
 
@@ -27,6 +30,7 @@ use super::supervise::{Ended, Signals, supervise};
 use super::{GuestError, environment, parameters};
 use crate::clearml::events::Level;
 use crate::digest::Digest;
+use crate::launch::JOURNAL;
 
 mod answers;
 mod journal;
@@ -62,13 +66,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
             let mut variables = environment::task(settings, &id);
             environment::offline(&mut variables, &ports.api, &ports.files);
             let mut signals = Signals::listen()?;
-            let mut child = Program {
-                words: settings.launch.program.clone(),
-                directory: Some(settings.launch.directory.clone()),
-                environment: variables,
-                captured: true,
-            }
-            .start()?;
+            let mut child = Program::of_task(&settings.launch, variables).start()?;
             let console = child.pipes.take().map(|it| Console::start(it, &recorder));
             let (_sender, mut stop) = tokio::sync::mpsc::channel(1);
             let ended = supervise(&child, &mut signals, &mut stop).await;
@@ -77,7 +75,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
             }
             place.keep_task();
             if let Some(journal) = &journal {
-                super::tell(&format!("agent: ran without a server; what the SDK wrote is in {}\n", journal.display()));
+                let place = shown(settings, journal);
+                super::tell(&format!("agent: ran without a server; what the SDK wrote is in {place}\n"));
             }
             Ok(ended)
         })
@@ -89,15 +88,42 @@ fn made_up_id(record: &Value) -> String {
     Digest::of(record.to_string()).hex()[..32].to_owned()
 }
 
+/// The journal's directory, made; what is wrong with it, told.
 fn open_journal(settings: &Settings, id: &str) -> Option<PathBuf> {
-    let found = settings.journals.iter().find(|it| {
-        fs::create_dir_all(it.join("files")).is_ok()
-            && fs::write(it.join("task.json"), format!("{{\"id\":\"{id}\"}}\n")).is_ok()
-    });
-    if found.is_none() {
-        super::tell("agent: warning: no directory is writable: what the SDK writes is not kept (see --journal)\n");
+    for directory in &settings.journals {
+        match begin(directory, id) {
+            Ok(()) => return Some(directory.clone()),
+            Err(error) => {
+                let user = rustix::process::getuid().as_raw();
+                let place = shown(settings, directory);
+                super::tell(&format!(
+                    "agent: warning: user {user} cannot keep what the SDK writes in {place}: {error}\n"
+                ));
+            }
+        }
     }
+    let found = settings.passing_journals.iter().find(|it| begin(it, id).is_ok());
+    super::tell(&match found {
+        Some(_) => format!(
+            "agent: without a server; what the SDK writes ends with the container, unless a directory is mounted: \
+             -v DIR:{JOURNAL}\n"
+        ),
+        None => {
+            "agent: warning: no directory is writable: what the SDK writes is not kept (see --journal)\n".to_owned()
+        }
+    });
     found.cloned()
+}
+
+fn begin(directory: &Path, id: &str) -> std::io::Result<()> {
+    fs::create_dir_all(directory.join("files"))?;
+    fs::write(directory.join("task.json"), format!("{{\"id\":\"{id}\"}}\n"))
+}
+
+/// What a journal's directory is called where the one who started the run is.
+fn shown(settings: &Settings, directory: &Path) -> String {
+    let outside = settings.environment.get("AGENT_JOURNAL_SHOWN").filter(|_| directory == Path::new(JOURNAL));
+    outside.map_or_else(|| directory.display().to_string(), str::to_owned)
 }
 
 fn recorder(journal: Option<&Path>) -> Arc<Recorder> {

@@ -1,6 +1,11 @@
 //! Running images: in an engine, natively, with a server and without.
 
 mod docker;
+mod job;
+mod offline;
+mod podman;
+mod sample;
+mod server;
 
 use agent::base::{Request, find};
 use agent::image::Image;

@@ -135,6 +135,11 @@ impl Running {
         self.0.try_wait().unwrap().is_some()
     }
 
+    /// Its exit code once it has ended: none if a signal ended it.
+    pub(crate) fn status(&mut self) -> Option<Option<i32>> {
+        self.0.try_wait().unwrap().map(|it| it.code())
+    }
+
     /// Kills it at once, as a power cut would.
     pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();

@@ -12,6 +12,7 @@ mod registry;
 mod repository;
 mod require;
 mod server;
+mod tap;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
 pub(crate) use require::{Engine, base, docker_host, podman_socket, require, setting, user, venv};
 pub(crate) use server::Server;
+pub(crate) use tap::Tap;
 pub(crate) use wait::{wait_for, wait_until};
 
 /// The time at which everything in the tests happens (2023-11-14).

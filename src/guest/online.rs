@@ -77,7 +77,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
         Ok(()) => run.to_the_end(&mut signals).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = &outcome {
+    if let Err(error) = &outcome
+        && !matches!(error, GuestError::Busy { .. })
+    {
         // From here on the task is ours on the server, and must not stay running there.
         run.give_up(error).await;
     }
@@ -137,8 +139,15 @@ impl Run<'_> {
             if State::of(task).status == "queued" {
                 tasks::dequeue(&self.client, &self.id).await?;
             }
-            // Forced as the original does: a failed task may not run again otherwise.
-            tasks::started(&self.client, self.change("worker starting task execution", true)).await?;
+            // Forced only where the server's table has no way back: whoever was quicker must not be overrun.
+            let over = matches!(State::of(task).status.as_str(), "failed" | "closed");
+            let change = self.change("worker starting task execution", over || self.settings.force);
+            match tasks::started(&self.client, change).await {
+                Err(error) if error.is(NO_CHANGE) => {
+                    return Err(busy(&tasks::get(&self.client, &self.id).await?));
+                }
+                other => other?,
+            };
         }
         if !self.settings.set.is_empty() {
             parameters::apply(task, &self.settings.set);
@@ -157,14 +166,8 @@ impl Run<'_> {
     }
 
     async fn to_the_end(&self, signals: &mut Signals) -> Result<Ended, GuestError> {
-        let launch = &self.settings.launch;
-        let mut child = Program {
-            words: launch.program.clone(),
-            directory: Some(launch.directory.clone()),
-            environment: environment::task(self.settings, &self.id),
-            captured: true,
-        }
-        .start()?;
+        let program = Program::of_task(&self.settings.launch, environment::task(self.settings, &self.id));
+        let mut child = program.start()?;
         let console = child.pipes.take().map(|it| Console::start(it, &self.recorder));
         let (wish, mut wishes) = mpsc::channel(1);
         let subject = Subject {

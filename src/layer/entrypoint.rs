@@ -119,7 +119,10 @@ pub fn start(launch: &Launch, base_config: &Value) -> Start {
         Mode::Environment => vec!["python".to_owned()],
         Mode::ReuseTask | Mode::CloneTask => Vec::new(),
     };
-    Start { entrypoint: vec![launch::BINARY.to_owned()], cmd, env, working_dir: launch.directory.clone() }
+    // Whose place only the run knows: the in-image binary goes there.
+    let known = !launch::has_variables(&launch.directory);
+    let working_dir = if known { launch.directory.clone() } else { launch::CODE.to_owned() };
+    Start { entrypoint: vec![launch::BINARY.to_owned()], cmd, env, working_dir }
 }
 
 /// Both layers, the binary's first. `guest` is the in-image binary the lock names.
@@ -233,13 +236,15 @@ mod tests {
         assert_eq!(launch.program, ["/opt/agent/venv/bin/python", "-u", "train.py", "--x"]);
         assert_eq!(launch.directory, "/opt/agent/code/src");
         let base = json!({ "config": { "Env": ["PATH=/old", "PATH=/bin:/usr/bin", "LANG=C"] } });
-        let start = start(&launch, &base);
+        let start = super::start(&launch, &base);
         assert_eq!(start.env["PATH"], "/opt/agent/venv/bin:/bin:/usr/bin");
         assert_eq!((start.env["A"].as_str(), start.cmd.len()), ("1", 0));
         assert_eq!(start.entrypoint, ["/opt/agent/bin/agent"]);
         let environment = super::launch(&lock("environment", false));
         assert_eq!(environment.directory, "/");
         assert_eq!(super::start(&environment, &json!({})).cmd, ["python"]);
+        let moving = Launch { directory: "/opt/agent/code/$WHERE".to_owned(), ..launch };
+        assert_eq!(super::start(&moving, &json!({})).working_dir, "/opt/agent/code");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Explain, Kind};
-use crate::launch::Mode;
+use crate::launch::{Mode, has_variables};
 use crate::lock::{CodePart, LaunchPart, Text};
 use crate::process;
 use crate::secret::{is_secret_name, is_secret_parameter, strip_userinfo};
@@ -136,7 +136,9 @@ impl Entry {
             return Err(LaunchError::Notebook { path: first.clone() });
         }
         let path = relative("entry point", &join(&self.directory, first))?;
-        if !stored && choices.is_file.is_some_and(|it| !it(&path)) {
+        // Where a variable leads, only the run knows.
+        let known = !stored && !has_variables(&path);
+        if known && choices.is_file.is_some_and(|it| !it(&path)) {
             return Err(LaunchError::Missing { path });
         }
         Ok(())
@@ -311,6 +313,8 @@ mod tests {
         starts("train.py:src", "", &["train.py"], "src");
         starts("../train.py", "src", &["../train.py"], "src");
         starts("a.py", "src/../src/lib/", &["a.py"], "src/lib");
+        starts("$WHICH/a.py --x $Y", "src", &["$WHICH/a.py", "--x", "$Y"], "src");
+        starts("train.py", "${WHERE}", &["train.py"], "${WHERE}");
     }
 
     #[test]

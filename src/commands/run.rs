@@ -2,25 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Stdio;
 
 mod docker;
 mod journal;
+mod natively;
 mod podman;
 
 use journal::Journal;
 
+use super::Context;
 use super::around::around;
-use super::{Context, Interrupted, blocking};
+use super::inspect::lock_of;
 use crate::base::{Around, Request};
 use crate::cli::run::{RunArgs, RunEngine};
 use crate::config::Api;
 use crate::error::Failure;
 use crate::image::deliver::DeliverError;
-use crate::image::read;
+use crate::image::read::{self, ReadError};
 use crate::oci::Platform;
-use crate::run::native::{self, NativeSpec};
-use crate::sandbox::{Bind, LayerBlob};
+use crate::sandbox::Bind;
 use crate::settings::UsageError;
 
 /// Runs an image to its end.
@@ -45,7 +45,7 @@ pub(super) async fn run(args: RunArgs, context: &Context) -> Result<u8, Failure>
 
 async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) -> Result<u8, Failure> {
     match args.engine {
-        RunEngine::Native => natively(args, &around, given, context).await,
+        RunEngine::Native => natively::run(args, &around, given, context).await,
         RunEngine::Docker => {
             let Some(engine) = around.docker.clone() else {
                 return Err(DeliverError::NoEngine { name: args.image.clone() }.into());
@@ -60,38 +60,6 @@ async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) 
     }
 }
 
-async fn natively(args: &RunArgs, around: &Around, given: Given, context: &Context) -> Result<u8, Failure> {
-    if args.gpus.as_deref().is_some_and(|it| it != "none") {
-        let hint = "Add --engine docker; natively a run has no GPUs in this release.";
-        return Err(UsageError::new("--gpus needs the Docker engine", hint).into());
-    }
-    let image = read::fetch_whole(around, &given.request, &Platform::host()).await?;
-    let layers = image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect();
-    let spec = NativeSpec {
-        layers,
-        config: image.config,
-        arguments: arguments(args),
-        env: given.env,
-        user: args.user.clone(),
-        binds: given.binds,
-        read_only: args.read_only,
-        hostname: "agent".to_owned(),
-    };
-    let (store, reporter) = (around.store.clone(), context.ui.reporter());
-    let mut signals = native::Signals::listen()?;
-    let started = blocking(move || {
-        let streams = (Stdio::inherit(), Stdio::inherit(), Stdio::inherit());
-        Ok(native::start(&store, &spec, streams, &*reporter)?)
-    });
-    // Unpacking takes its time.
-    let run = tokio::select! {
-        run = started => run?,
-        _ = signals.next() => return Err(Interrupted.into()),
-    };
-    let code = run.attend(signals).await?;
-    Ok(u8::try_from(code).unwrap_or(1))
-}
-
 /// What was made of the command line.
 struct Given {
     request: Request,
@@ -99,8 +67,17 @@ struct Given {
     binds: Vec<Bind>,
 }
 
+/// The container arguments of the task that an image was made of; none of an image that is not ours.
+async fn container_arguments(around: &Around, request: &Request) -> Result<Option<String>, Failure> {
+    match read::read(around, request, &Platform::host()).await {
+        Ok(found) => Ok(lock_of(&found)?.launch.container_arguments),
+        Err(ReadError::NotOurs { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What the in-image program is told: its options first, then the command.
-fn arguments(args: &RunArgs) -> Vec<String> {
+fn words(args: &RunArgs) -> Vec<String> {
     let mut words = Vec::new();
     for parameter in &args.parameters {
         words.extend(["--set".to_owned(), parameter.clone()]);

@@ -70,28 +70,94 @@ const FLAGS: [&str; 12] = [
     "--sig-proxy",
 ];
 
+/// Switches without a meaning for a native run, or that it follows without being asked: the network, the processes and
+/// the shared memory's room are the host's, and nothing of it stays.
+const NATIVE: [&str; 22] = [
+    "--add-host",
+    "--detach",
+    "--hostname",
+    "--init",
+    "--interactive",
+    "--ipc",
+    "--label",
+    "--name",
+    "--no-healthcheck",
+    "--publish",
+    "--rm",
+    "--shm-size",
+    "--sig-proxy",
+    "--stop-timeout",
+    "--tty",
+    "-d",
+    "-h",
+    "-i",
+    "-l",
+    "-p",
+    "-t",
+    "--workdir",
+];
+
+/// A switch and its value, where it has one.
+type Switch = (String, Option<String>);
+
 /// Adds what the arguments ask for to a container.
 ///
 /// # Errors
 /// [`ArgumentError`] at the first that cannot be followed.
 pub fn apply(spec: &mut ContainerSpec, text: &str) -> Result<(), ArgumentError> {
+    switches(text)?.iter().try_for_each(|it| follow(spec, it))
+}
+
+/// Adds what a native run can follow: directories of this machine, variables, the user, a read-only root. Tells the
+/// switches that it cannot.
+///
+/// # Errors
+/// [`ArgumentError`], as [`apply`].
+pub fn apply_natively(spec: &mut ContainerSpec, text: &str) -> Result<Vec<String>, ArgumentError> {
+    let mut left_out = Vec::new();
+    for switch in switches(text)? {
+        let mut asked = ContainerSpec::default();
+        follow(&mut asked, &switch)?;
+        let (name, value) = (switch.0.as_str(), switch.1.as_deref());
+        let network = matches!(name, "--network" | "--net") && value == Some("host");
+        // A volume's name means nothing without an engine.
+        let here = asked.binds.iter().all(|it| it.source.starts_with('/'));
+        match name {
+            "-v" | "--volume" | "--mount" if here && asked.tmpfs.is_empty() => spec.binds.extend(asked.binds),
+            "-e" | "--env" => spec.env.extend(asked.env),
+            "-u" | "--user" => spec.user = asked.user,
+            "--read-only" => spec.read_only = asked.read_only,
+            _ if network || NATIVE.contains(&name) => {}
+            _ => left_out.push(name.to_owned()),
+        }
+    }
+    Ok(left_out)
+}
+
+/// The switches of a text, each checked to have a value if it needs one.
+fn switches(text: &str) -> Result<Vec<Switch>, ArgumentError> {
     let words = crate::process::words(text).ok_or_else(|| ArgumentError::Quotes { text: text.to_owned() })?;
     let mut words = words.into_iter();
+    let mut switches = Vec::new();
     while let Some(word) = words.next() {
         let (switch, glued) = split(&word)?;
         for flag in expand(&switch) {
-            if FLAGS.contains(&flag.as_str()) {
-                set_flag(spec, &flag, glued.as_deref())?;
-                continue;
-            }
             let value = match &glued {
-                Some(value) => value.clone(),
-                None => words.next().ok_or_else(|| ArgumentError::Missing { switch: flag.clone() })?,
+                _ if FLAGS.contains(&flag.as_str()) => glued.clone(),
+                Some(value) => Some(value.clone()),
+                None => Some(words.next().ok_or_else(|| ArgumentError::Missing { switch: flag.clone() })?),
             };
-            set(spec, &flag, &value)?;
+            switches.push((flag, value));
         }
     }
-    Ok(())
+    Ok(switches)
+}
+
+fn follow(spec: &mut ContainerSpec, (switch, value): &Switch) -> Result<(), ArgumentError> {
+    if FLAGS.contains(&switch.as_str()) {
+        return set_flag(spec, switch, value.as_deref());
+    }
+    set(spec, switch, value.as_deref().unwrap_or_default())
 }
 
 /// A switch, and the value in the same word: `--name=x`, `-v/a:/b`.
@@ -332,6 +398,18 @@ mod tests {
         assert_eq!(spec.device_requests[0].ids, ["0", "GPU-1"]);
         assert_eq!((spec.labels["a"].as_str(), spec.env["KEY"].reveal()), ("b", "value"));
         assert!(!spec.privileged);
+    }
+
+    #[test]
+    fn a_native_run_follows_what_it_can_and_names_the_rest() {
+        let mut spec = ContainerSpec::default();
+        let text = "--ipc=host --network host -it --shm-size=8g -v /data:/data:ro -v cache:/c -u 7:8 --read-only -e A=1 \
+                    --mount type=tmpfs,target=/t --gpus all --memory 8g --net none";
+        let left_out = apply_natively(&mut spec, text).unwrap();
+        assert_eq!(left_out, ["-v", "--mount", "--gpus", "--memory", "--net"]);
+        assert_eq!((spec.binds.len(), spec.user.as_deref(), spec.read_only), (1, Some("7:8"), true));
+        assert_eq!(spec.env["A"].reveal(), "1");
+        assert!(apply_natively(&mut spec, "--odd 1").is_err() && apply_natively(&mut spec, "--network").is_err());
     }
 
     #[test]

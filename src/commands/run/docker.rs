@@ -1,4 +1,5 @@
-//! A run in the Docker engine or in Podman, which speaks the same: the task's own container arguments, the run's variables and directories, GPUs.
+//! A run in the Docker engine or in Podman, which speaks the same: the task's own container arguments, the run's
+//! variables and directories, GPUs.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +7,9 @@ use super::Given;
 use crate::base::{Around, BaseError, Request};
 use crate::cli::run::RunArgs;
 use crate::commands::Context;
-use crate::commands::inspect::lock_of;
 use crate::digest::Digest;
 use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
 use crate::error::Failure;
-use crate::image::read::{self, ReadError};
-use crate::oci::Platform;
 use crate::run::{arguments, docker};
 use crate::secret::Secret;
 use crate::settings::UsageError;
@@ -34,25 +32,20 @@ pub(super) async fn run(
 ) -> Result<u8, Failure> {
     let engine = &place.engine;
     let name = name(&place, given.request).await?;
-    let words = super::arguments(args);
+    let words = super::words(args);
     let mut spec = ContainerSpec {
         image: name.clone(),
         command: (!words.is_empty()).then_some(words),
-        user: args.user.clone(),
-        read_only: args.read_only,
         ..ContainerSpec::default()
     };
     // The task's own arguments first: what was asked for here counts more.
     let around = Around { docker: Some(engine.clone()), ..around };
-    match read::read(&around, &Request::Docker(name), &Platform::host()).await {
-        Ok(found) => {
-            if let Some(text) = lock_of(&found)?.launch.container_arguments {
-                arguments::apply(&mut spec, &text)?;
-            }
-        }
-        Err(ReadError::NotOurs { .. }) => {}
-        Err(error) => return Err(error.into()),
+    if let Some(text) = super::container_arguments(&around, &Request::Docker(name)).await? {
+        arguments::apply(&mut spec, &text)?;
     }
+    spec.user = args.user.clone().or(spec.user);
+    spec.read_only |= args.read_only;
+    spec.binds.retain(|it| given.binds.iter().all(|given| given.target != it.target));
     if spec.network.is_none() && on_loopback(&given.env) {
         context.ui.reporter().note("the server listens on this machine only: the run shares its network");
         spec.network = Some("host".to_owned());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::job::Job;
 use super::name;
-use crate::support::{Engine, TestContext, require};
+use crate::support::{Engine, TestContext, require, write};
 
 /// Where a run said that it kept what was written.
 fn place(stderr: &str) -> PathBuf {
@@ -74,6 +74,26 @@ fn docker_run_says_how_to_keep_what_is_written() {
     assert!(journal.starts_with(context.home().join(".local/share/agent/offline")), "{}", journal.display());
     assert_eq!(read(&journal, "console.log"), outcome.stdout);
     context.command("docker").args(["rmi", "-f", &name]).ok();
+}
+
+#[test]
+fn a_native_run_follows_the_tasks_container_arguments_and_names_what_it_cannot() {
+    let context = TestContext::new();
+    let (data, mine) = (context.path("data"), context.path("mine"));
+    write(&data.join("file"), "the task's\n");
+    write(&mine.join("file"), "mine\n");
+    let job = Job::new(&context);
+    let arguments = format!("--ipc=host --gpus all -v {0}:/data:ro -v /no/such:/gone -v {0}:/twice", data.display());
+    let container = serde_json::json!({ "image": "", "arguments": arguments });
+    job.server.call("tasks.edit", &serde_json::json!({ "task": job.task, "container": container }));
+    let image = job.build(&["--entry-point", "reuse_task"]);
+    let line = "cat /data/file /twice/file; ! touch /data/file 2>/dev/null && test ! -e /gone";
+    let run = context.agent().args(["run", "-v", &format!("{}:/twice", mine.display()), &image, "sh", "-c", line]);
+    let outcome = run.run().success();
+    assert_eq!(outcome.stdout, "the task's\nmine\n");
+    for part in ["do not count natively: --gpus\n", "`/no/such`, which is not here"] {
+        assert!(outcome.stderr.contains(part), "{part} is not in {}", outcome.stderr);
+    }
 }
 
 #[test]

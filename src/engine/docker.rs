@@ -98,6 +98,22 @@ impl Docker {
         Ok(version.version.unwrap_or_default())
     }
 
+    /// Whether the engine runs on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.endpoint.starts_with("unix://")
+    }
+
+    /// Whether the engine keeps layers unpacked by chain id, and not blobs in containerd.
+    ///
+    /// # Errors
+    /// [`EngineError`] when it does not answer.
+    pub async fn has_classic_store(&self) -> Result<bool, EngineError> {
+        let info = self.client.info().await.map_err(|error| self.refused("tell of itself", error))?;
+        let mut status = info.driver_status.iter().flatten().flatten();
+        Ok(!status.any(|it| it.starts_with("io.containerd.snapshotter")))
+    }
+
     /// The image of that name or id, `None` when there is none.
     ///
     /// # Errors

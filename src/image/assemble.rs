@@ -54,13 +54,15 @@ fn image_layers(parts: &Assembly<'_>) -> Vec<ImageLayer> {
         });
         let media_type = media::to_oci(&blob.media_type).to_owned();
         let title = parts.base.name.clone().unwrap_or_else(|| "base".to_owned());
-        ImageLayer { kind: LayerKind::Base, title, descriptor: Descriptor { media_type, ..blob }, diff_id: it.diff_id }
+        let descriptor = Descriptor { media_type, ..blob };
+        ImageLayer { kind: LayerKind::Base, title, descriptor, diff_id: it.diff_id, uncompressed: None }
     });
     let ours = parts.layers.iter().map(|it| ImageLayer {
         kind: it.kind,
         title: it.title.clone(),
         descriptor: it.layer.descriptor.clone(),
         diff_id: it.layer.diff_id,
+        uncompressed: Some(it.layer.uncompressed),
     });
     base.chain(ours).collect()
 }

@@ -65,6 +65,8 @@ pub struct ImageLayer {
     pub descriptor: Descriptor,
     /// Digest of the uncompressed tar.
     pub diff_id: Digest,
+    /// Bytes of the uncompressed tar, where they are known.
+    pub uncompressed: Option<u64>,
 }
 
 impl Image {

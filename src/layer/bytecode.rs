@@ -4,6 +4,9 @@
 //! the caller lets it run (the sandbox), once for all wheels that have none yet, on all cores. What comes out does not
 //! depend on what else was compiled (`templates/compile.py`), so a wheel's bytecode is kept as a fragment under the
 //! wheel's digest and the interpreter's.
+//!
+//! Distributions' own test suites have none: programs do not import them, and in environments of numpy's kin they are
+//! half of all modules. They can be imported all the same.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -27,7 +30,7 @@ use crate::sandbox::{self, Changes, Output, Sandbox};
 use crate::store::{Store, StoreError, Table};
 
 /// Names what the compiling program does; part of what fragments are remembered under.
-const COMPILER: u32 = 1;
+const COMPILER: u32 = 2;
 /// The program.
 const PROGRAM: &str = include_str!("../../templates/compile.py");
 /// Where the shared directory lies for the interpreter.
@@ -173,6 +176,11 @@ fn failed(store: &Store, source: std::io::Error) -> PythonLayerError {
     StoreError::Io { store: store.root().to_owned(), source }.into()
 }
 
+/// Whether a file of a distribution, relative to the directory of them all, is a module that programs import.
+fn is_compiled(path: &str) -> bool {
+    path.ends_with(".py") && !path.split('/').rev().skip(1).any(|it| it == "tests")
+}
+
 /// A module to compile.
 struct Module {
     distribution: usize,
@@ -237,7 +245,7 @@ fn write_sources(
         for (path, file) in &files {
             let Content::Entry(entry) = &file.content else { continue };
             let entry = &wheel.archive().entries()[*entry];
-            if !path.starts_with(&site) || !path.ends_with(".py") || entry.size > MAX_MODULE {
+            if entry.size > MAX_MODULE || !path.strip_prefix(&site).is_some_and(is_compiled) {
                 continue;
             }
             let bytes = wheel.archive().read(entry, MAX_MODULE)?;
@@ -315,4 +323,23 @@ fn cached_path(source: &str, tag: &str) -> String {
     let (dir, file) = source.rsplit_once('/').unwrap_or(("", source));
     let stem = file.strip_suffix(".py").unwrap_or(file);
     format!("{dir}/__pycache__/{stem}.{tag}.pyc")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_of_test_suites_are_not_compiled() {
+        for (path, compiled) in [
+            ("six.py", true),
+            ("numpy/testing/utils.py", true),
+            ("numpy/tests.py", true),
+            ("numpy/core/tests/test_x.py", false),
+            ("tests/__init__.py", false),
+            ("numpy/core.so", false),
+        ] {
+            assert_eq!(is_compiled(path), compiled, "{path}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What starts the image: the in-image binary, and the documents it reads.
 //!
 //! Two layers: the binary alone, which is the same in every image of a program version, and the launch document, the
-//! task record, the lock and its large texts, which change with every task. Both are owned by root and readable by
+//! task record, the lock and its large texts, which change with every task: one lies low, the other on top. Both are owned by root and readable by
 //! everyone; only the spool directory is writable, by everyone (1777), for runs with `--user`.
 
 use std::collections::BTreeMap;
@@ -125,16 +125,25 @@ pub fn start(launch: &Launch, base_config: &Value) -> Start {
     Start { entrypoint: vec![launch::BINARY.to_owned()], cmd, env, working_dir }
 }
 
-/// Both layers, the binary's first. `guest` is the in-image binary the lock names.
+/// Both layers.
+#[derive(Debug)]
+pub struct Entrypoint {
+    /// The in-image binary.
+    pub binary: BuiltLayer,
+    /// Launch document, task record, lock and its large texts.
+    pub documents: BuiltLayer,
+}
+
+/// Writes or finds both layers. `guest` is the in-image binary the lock names.
 ///
 /// # Errors
 /// [`EntrypointError`]
-pub fn write(store: &Store, lock: &Lock, guest: &[u8]) -> Result<Vec<BuiltLayer>, EntrypointError> {
+pub fn write(store: &Store, lock: &Lock, guest: &[u8]) -> Result<Entrypoint, EntrypointError> {
     let given = Digest::of(guest);
     if given != lock.guest {
         return Err(EntrypointError::Guest { locked: lock.guest, given });
     }
-    Ok(vec![write_binary(store, guest, &given)?, write_documents(store, lock)?])
+    Ok(Entrypoint { binary: write_binary(store, guest, &given)?, documents: write_documents(store, lock)? })
 }
 
 fn write_binary(store: &Store, guest: &[u8], digest: &Digest) -> Result<BuiltLayer, EntrypointError> {
@@ -251,8 +260,9 @@ mod tests {
     fn a_change_of_the_task_leaves_the_binarys_layer_and_texts_lie_beside_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let first = write(&store, &lock("reuse_task", true), b"guest").unwrap();
-        let second = write(&store, &lock("clone_task", true), b"guest").unwrap();
+        let both = |it: Entrypoint| [it.binary, it.documents];
+        let first = both(write(&store, &lock("reuse_task", true), b"guest").unwrap());
+        let second = both(write(&store, &lock("clone_task", true), b"guest").unwrap());
         assert_eq!(first[0].layer, second[0].layer);
         assert!(second[0].cached && !second[1].cached);
         assert_ne!(first[1].layer, second[1].layer);

@@ -3,6 +3,7 @@
 //! ```text
 //! shared bytecode          a new small requirement moves
 //! shared python  + venv    these two and nothing below
+//! (the in-image binary)
 //! bytecode of large wheels
 //! large wheels             one layer each, by name
 //! ```
@@ -12,6 +13,7 @@
 //! name has it, whatever the grouping; what the earlier one gives up is part of its layer's key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +112,16 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// The layers of a lock's distributions, lowest first; their wheels must be in the store. Without a compiler there are
+/// The layers of an environment, each list lowest first.
+#[derive(Debug)]
+pub struct Environment {
+    /// Of large wheels, then of their bytecode.
+    pub large: Vec<BuiltLayer>,
+    /// What the others share, and its bytecode.
+    pub shared: Vec<BuiltLayer>,
+}
+
+/// The layers of a lock's distributions; their wheels must be in the store. Without a compiler there are
 /// none with bytecode.
 ///
 /// # Errors
@@ -120,22 +131,28 @@ pub fn layers(
     part: &PythonPart,
     compiler: Option<&Compiler<'_>>,
     reporter: &SharedReporter,
-) -> Result<Vec<BuiltLayer>, PythonLayerError> {
+) -> Result<Environment, PythonLayerError> {
     let plan = plan(store, part)?;
     for warning in &plan.warnings {
         reporter.warning(warning);
     }
     let groups = plan.groups();
-    let python = parallel(groups.len(), |index| write_group(store, part, &plan, &groups[index]))?;
-    let bytecode = match compiler {
-        Some(compiler) => bytecode::layers(store, part, &plan, compiler)?,
-        None => vec![None; groups.len()],
-    };
+    // Writing waits for the disk, compiling does not.
+    let (python, bytecode) = thread::scope(|scope| {
+        let bytecode = compiler.map(|it| scope.spawn(|| bytecode::layers(store, part, &plan, it)));
+        let python = parallel(groups.len(), |index| write_group(store, part, &plan, &groups[index]));
+        let bytecode = bytecode.map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        (python, bytecode)
+    });
+    let python = python?;
+    let bytecode = bytecode.unwrap_or_else(|| Ok(vec![None; groups.len()]))?;
     let count = plan.large.len();
     let (mut python, mut bytecode) = (python, bytecode);
     let (shared, shared_bytecode) = (python.split_off(count), bytecode.split_off(count));
-    let shared_bytecode = shared_bytecode.into_iter().flatten();
-    Ok(python.into_iter().chain(bytecode.into_iter().flatten()).chain(shared).chain(shared_bytecode).collect())
+    Ok(Environment {
+        large: python.into_iter().chain(bytecode.into_iter().flatten()).collect(),
+        shared: shared.into_iter().chain(shared_bytecode.into_iter().flatten()).collect(),
+    })
 }
 
 impl Plan {

@@ -7,7 +7,8 @@ use super::{Workshop, base};
 use crate::base::{Base, rootfs};
 use crate::digest::Digest;
 use crate::error::{During, Failure};
-use crate::layer::entrypoint::Start;
+use crate::layer::entrypoint::{Entrypoint, Start};
+use crate::layer::python::Environment;
 use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python, setup, system};
 use crate::lock::Lock;
 use crate::oci::chain_id;
@@ -20,14 +21,27 @@ pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<Bui
         let code = scope.spawn(|| code_layer(shop, lock, base));
         let entrypoint = scope.spawn(|| entrypoint_layers(shop, lock));
         let wheels = super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture);
-        let mut layers = join(ground)?;
-        wheels?;
-        let python = python_layers(shop, lock, base, &layers)?;
+        // The interpreter is the base's, or of the system packages; what the setup script left is none of its business.
+        let brought = lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest);
+        let (mut layers, python) = if brought {
+            let layers = join(ground)?;
+            wheels?;
+            let below: Vec<&BuiltLayer> = layers.iter().filter(|it| it.kind == LayerKind::System).collect();
+            let python = python_layers(shop, lock, base, &below)?;
+            (layers, python)
+        } else {
+            let python = wheels.and_then(|()| python_layers(shop, lock, base, &[]));
+            (join(ground)?, python?)
+        };
         let local = super::projects::layers(shop, lock, base, &layers, || owner(shop, base))?;
-        layers.extend(python);
+        let entrypoint = join(entrypoint)?;
+        // What changes least lies lowest: engines unpack anew whatever lies above a layer that changed.
+        layers.extend(python.large);
+        layers.push(entrypoint.binary);
+        layers.extend(python.shared);
         layers.extend(join(code)?);
         layers.extend(local);
-        layers.extend(join(entrypoint)?);
+        layers.push(entrypoint.documents);
         Ok(layers)
     })
 }
@@ -37,7 +51,7 @@ pub(super) fn start(lock: &Lock, base: &Base) -> Start {
     entrypoint::start(&entrypoint::launch(lock), &base.config)
 }
 
-fn entrypoint_layers(shop: &Workshop, lock: &Lock) -> Result<Vec<BuiltLayer>, Failure> {
+fn entrypoint_layers(shop: &Workshop, lock: &Lock) -> Result<Entrypoint, Failure> {
     entrypoint::write(&shop.around.store, lock, &shop.guest).during(|| "cannot build layer `entrypoint`".to_owned())
 }
 
@@ -89,17 +103,15 @@ fn blob(layer: &BuiltLayer) -> LayerBlob {
     LayerBlob { diff_id: layer.layer.diff_id, blob: layer.layer.descriptor.digest }
 }
 
-fn python_layers(shop: &Workshop, lock: &Lock, base: &Base, ground: &[BuiltLayer]) -> Result<Vec<BuiltLayer>, Failure> {
+/// `below` is what holds the interpreter, where the base does not.
+fn python_layers(shop: &Workshop, lock: &Lock, base: &Base, below: &[&BuiltLayer]) -> Result<Environment, Failure> {
     let reporter = &shop.around.reporter;
     reporter.started("layer python", "python");
-    // The interpreter is the base's, or of the system packages; what the setup script left is none of its business.
-    let brought = lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest);
-    let below: Vec<&BuiltLayer> = ground.iter().filter(|it| brought && it.kind == LayerKind::System).collect();
-    let compiler = |step: &bytecode::Step<'_>| compile(shop, base, &below, step);
+    let compiler = |step: &bytecode::Step<'_>| compile(shop, base, below, step);
     let compiler: Option<&bytecode::Compiler<'_>> = lock.bytecode.then_some(&compiler);
     let layers = python::layers(&shop.around.store, &lock.python, compiler, reporter)
         .during(|| "cannot build layer `python`".to_owned())?;
-    let cached = layers.iter().all(|it| it.cached);
+    let cached = layers.large.iter().chain(&layers.shared).all(|it| it.cached);
     reporter.finished("layer python", if cached { "cached" } else { "built" });
     Ok(layers)
 }

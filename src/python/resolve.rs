@@ -25,6 +25,9 @@ use crate::store::{Store, StoreError};
 /// The C library versions (glibc 2.x) that uv has a platform for.
 const MINORS: [u16; 12] = [17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
 
+/// Where interpreters lie that are no shims.
+const PLAIN: [&str; 2] = ["/usr/bin/python3", "/usr/local/bin/python3"];
+
 /// What is to be resolved.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -274,6 +277,10 @@ fn compile(uv: &Uv, request: &Request<'_>, dir: &Path, platform: &str, offline: 
         .args(["--only-binary", ":all:", "--no-sources", "--no-python-downloads", "--color", "never"])
         .args(["--python-version", request.python, "--python-platform", platform])
         .current_dir(dir);
+    // It wants an interpreter, though it resolves for another one. Those on PATH may be shims, asked anew each time.
+    if let Some(plain) = PLAIN.into_iter().find(|it| Path::new(it).exists()) {
+        command.args(["--python", plain]);
+    }
     if request.no_deps {
         command.arg("--no-deps");
     }

@@ -1,10 +1,11 @@
 //! Image archives: a tar of an OCI layout, with Docker's `manifest.json` beside it or without.
 //!
 //! The same image is the same archive, byte for byte. One with both indexes is what every Docker (classic store,
-//! containerd store) and Podman loads; in a thin one the blobs of layers that the engine has are left out.
+//! containerd store) and Podman loads; in a thin one the blobs of layers that the engine has are left out. In a plain one
+//! our layers are uncompressed: a classic store near by takes those sooner than it inflates them.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::{DeliverError, Delivered, Destination, distinct_layers, ensure_all};
 use crate::base::Around;
 use crate::digest::Digest;
-use crate::image::Image;
+use crate::image::{Image, ImageLayer};
 use crate::oci::json::canonical;
 use crate::oci::layer::EPOCH;
 use crate::oci::{Descriptor, Reference, media, tar};
@@ -27,6 +28,15 @@ pub(super) struct Contents {
     documents: BTreeMap<String, Vec<u8>>,
     /// Layer blobs, which the store has.
     blobs: Vec<Descriptor>,
+    /// Those of them that go in uncompressed, by digest.
+    plain: BTreeMap<Digest, Plain>,
+}
+
+/// The uncompressed tar of a blob.
+#[derive(Clone, Copy)]
+struct Plain {
+    digest: Digest,
+    size: u64,
 }
 
 /// How an image is named in an archive.
@@ -52,21 +62,35 @@ impl Contents {
             Naming::Name(name) => {
                 annotations.insert("org.opencontainers.image.ref.name", name.tag.clone().unwrap_or_default());
                 annotations.insert("io.containerd.image.name", name.to_string());
-                let manifest = json!([{
-                    "Config": blob_path(&image.config.digest()),
-                    "RepoTags": [name.familiar()],
-                    "Layers": image.layers.iter().map(|it| blob_path(&it.descriptor.digest)).collect::<Vec<_>>(),
-                }]);
-                documents.insert("manifest.json".to_owned(), canonical(&manifest));
+                let layers: Vec<String> = image.layers.iter().map(|it| blob_path(&it.descriptor.digest)).collect();
+                documents.insert("manifest.json".to_owned(), classic(image, name, &layers));
             }
         }
         documents.insert("index.json".to_owned(), canonical(&index(&[entry(image, &annotations)])));
-        Self { documents, blobs }
+        Self { documents, blobs, plain: BTreeMap::new() }
+    }
+
+    /// The same for a classic Docker store: layers uncompressed where their size is known.
+    pub(super) fn plain(image: &Image, name: &Reference, blobs: Vec<Descriptor>) -> Self {
+        let plain: BTreeMap<Digest, Plain> = image
+            .layers
+            .iter()
+            .filter_map(|it| Some((it.descriptor.digest, Plain { digest: it.diff_id, size: it.uncompressed? })))
+            .collect();
+        let layer = |it: &ImageLayer| {
+            blob_path(&plain.get(&it.descriptor.digest).map_or(it.descriptor.digest, |plain| plain.digest))
+        };
+        let layers: Vec<String> = image.layers.iter().map(layer).collect();
+        let documents = BTreeMap::from([
+            (blob_path(&image.config.digest()), image.config.bytes.clone()),
+            ("manifest.json".to_owned(), classic(image, name, &layers)),
+        ]);
+        Self { documents, blobs, plain }
     }
 
     /// Bytes of the layers' blobs.
     pub(super) fn bytes(&self) -> u64 {
-        self.blobs.iter().map(|it| it.size).sum()
+        self.blobs.iter().map(|it| self.plain.get(&it.digest).map_or(it.size, |plain| plain.size)).sum()
     }
 
     /// Layers' blobs.
@@ -82,7 +106,8 @@ impl Contents {
             header.set_cksum();
             builder.append(&header, io::empty())?;
         }
-        let blobs: BTreeMap<String, &Descriptor> = self.blobs.iter().map(|it| (blob_path(&it.digest), it)).collect();
+        let path = |it: &Descriptor| blob_path(&self.plain.get(&it.digest).map_or(it.digest, |plain| plain.digest));
+        let blobs: BTreeMap<String, &Descriptor> = self.blobs.iter().map(|it| (path(it), it)).collect();
         let mut paths: Vec<&String> = self.documents.keys().chain(blobs.keys()).collect();
         paths.sort();
         paths.dedup();
@@ -94,14 +119,55 @@ impl Contents {
                 }
                 (None, Some(blob)) => {
                     let file = store.open_blob(&blob.digest).map_err(io::Error::other)?;
-                    let header = header(path, tar::EntryType::Regular, 0o644, blob.size)?;
-                    builder.append(&header, file)?;
+                    let plain = self.plain.get(&blob.digest);
+                    let size = plain.map_or(blob.size, |it| it.size);
+                    let header = header(path, tar::EntryType::Regular, 0o644, size)?;
+                    if plain.is_some() {
+                        append_exactly(&mut builder, &header, (tar::uncompressed(file)?, size))?;
+                    } else {
+                        builder.append(&header, file)?;
+                    }
                 }
                 (None, None) => {}
             }
         }
         builder.into_inner()?.flush()
     }
+}
+
+/// Appends what must be `size` bytes long: another length would break every entry behind it.
+fn append_exactly(
+    builder: &mut tar::Builder<impl Write>,
+    header: &tar::Header,
+    (reader, size): (impl Read, u64),
+) -> io::Result<()> {
+    let mut counted = Counted { reader, left: size };
+    builder.append(header, &mut counted)?;
+    if counted.left == 0 { Ok(()) } else { Err(io::Error::other("a layer is shorter than it was when written")) }
+}
+
+/// At most `left` bytes of a reader.
+struct Counted<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.reader.read(&mut buffer[..most])?;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// Docker's `manifest.json`.
+fn classic(image: &Image, name: &Reference, layers: &[String]) -> Vec<u8> {
+    canonical(&json!([{
+        "Config": blob_path(&image.config.digest()),
+        "RepoTags": [name.familiar()],
+        "Layers": layers,
+    }]))
 }
 
 fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> io::Result<tar::Header> {

@@ -21,7 +21,8 @@ use crate::store::Store;
 
 /// Bytes sent at a time.
 const PIECE: usize = 256 << 10;
-/// With less than this left to send, other images of the engine are not searched for more to leave out.
+/// With less than this left to send, other images of the engine are not searched for more to leave out, and compressed
+/// layers are as good as others.
 const LITTLE: u64 = 4 << 20;
 
 /// Loads the image under a name.
@@ -97,7 +98,12 @@ async fn load(
     let mut blobs: Vec<Descriptor> = super::distinct_layers(image);
     blobs.retain(|it| !had.contains(&it.digest));
     ensure_all(around, image, &blobs).await?;
-    let contents = Contents::new(image, &Naming::Name(name), blobs);
+    let much = blobs.iter().map(|it| it.size).sum::<u64>() > LITTLE;
+    let contents = if much && engine.is_local() && engine.has_classic_store().await? {
+        Contents::plain(image, name, blobs)
+    } else {
+        Contents::new(image, &Naming::Name(name), blobs)
+    };
     let (bytes, layers) = (contents.bytes(), contents.layers());
     let id = format!("load {}", name.familiar());
     around.reporter.started(&id, format!("{} into docker", name.familiar()));

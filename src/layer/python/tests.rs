@@ -110,6 +110,18 @@ fn titles(layers: &[BuiltLayer]) -> Vec<String> {
     layers.iter().map(|it| format!("{}: {}", it.kind.as_str(), it.title)).collect()
 }
 
+/// All layers of an environment, lowest first.
+fn layers(
+    store: &Store,
+    part: &PythonPart,
+    compiler: Option<&Compiler<'_>>,
+    reporter: &SharedReporter,
+) -> Result<Vec<BuiltLayer>, PythonLayerError> {
+    let Environment { mut large, shared } = super::layers(store, part, compiler, reporter)?;
+    large.extend(shared);
+    Ok(large)
+}
+
 fn module(name: &str, text: &str) -> Member {
     Member::new(&format!("{name}/__init__.py"), text)
 }

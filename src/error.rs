@@ -88,6 +88,10 @@ impl Explain for std::io::Error {
     }
 }
 
+/// What to do about a full disk, where nobody knows better.
+const FULL: &str = "Make room on that disk. `agent cache gc` makes the store smaller; AGENT_CACHE_DIR puts it on another \
+                    disk, TMPDIR temporary files.";
+
 /// Any explained error on its way to the user, with the steps it happened in.
 pub struct Failure {
     steps: Vec<String>,
@@ -111,7 +115,11 @@ impl Failure {
     /// What to do about it.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
-        self.cause.hints()
+        let hints = self.cause.hints();
+        if hints.is_empty() && self.kind() == Kind::Space {
+            return vec![FULL.to_owned()];
+        }
+        hints
     }
 
     /// The message and its causes, outermost first; a cause that only repeats what encloses it is left out.
@@ -188,6 +196,15 @@ mod tests {
         let failure = Failure::from(error).during("cannot build layer `code`");
         assert_eq!(failure.to_string(), "cannot build layer `code`: cannot read `lock.toml`: bad sector");
         assert_eq!(failure.kind().exit_code(), 74);
+    }
+
+    #[test]
+    fn a_full_disk_always_comes_with_a_remedy() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let hints = Failure::from(Unreadable { path: "layer", source: full }).hints();
+        assert!(hints.iter().any(|it| it.contains("agent cache gc")), "{hints:?}");
+        let other = std::io::Error::other("bad sector");
+        assert!(Failure::from(Unreadable { path: "layer", source: other }).hints().is_empty());
     }
 
     #[test]

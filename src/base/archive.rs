@@ -118,7 +118,12 @@ impl<'a> Importer<'a> {
     }
 
     fn take_in(&mut self, reader: impl Read, origin: &str) -> Result<(), BaseError> {
-        let unreadable = |source: io::Error| BaseError::Read { path: origin.into(), source };
+        let unreadable = |source: io::Error| match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
+                BaseError::Document { origin: origin.to_owned(), detail: format!("it is no archive ({source})") }
+            }
+            _ => BaseError::Read { path: origin.into(), source },
+        };
         tar::each(reader, unreadable, |entry| {
             let path = lexical(&String::from_utf8_lossy(&entry.path_bytes()));
             match entry.header().entry_type() {

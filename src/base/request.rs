@@ -87,14 +87,15 @@ fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tagged = |f: &mut fmt::Formatter<'_>, kind: &str, path: &PathBuf, tag: &Option<String>| {
-            write!(f, "{kind}:{}", path.display())?;
+            write!(f, "{kind}{}", path.display())?;
             tag.as_ref().map_or(Ok(()), |it| write!(f, ":{it}"))
         };
         match self {
             Self::Image(reference) => f.write_str(&reference.familiar()),
             Self::Docker(name) => write!(f, "docker:{name}"),
-            Self::Layout { directory, tag } => tagged(f, "oci", directory, tag),
-            Self::Archive { file, tag } => tagged(f, "oci-archive", file, tag),
+            Self::Layout { directory, tag } => tagged(f, "oci:", directory, tag),
+            // Of either kind: what is in it decides, not what it was called.
+            Self::Archive { file, tag } => tagged(f, "", file, tag),
             Self::Recipe(name) => write!(f, "recipe:{name}"),
         }
     }

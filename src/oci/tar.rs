@@ -17,8 +17,8 @@ pub fn uncompressed<'a>(blob: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
     if first.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(reader)));
     }
-    if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        return Ok(Box::new(Frames { reader: Some(reader), frame: None }));
+    if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(first) {
+        return Ok(Box::new(Frames { reader: Some(Peeked { inner: reader, head: Vec::new() }), frame: None }));
     }
     Ok(Box::new(reader))
 }
@@ -45,6 +45,7 @@ pub fn each<R: Read, E>(
     unreadable: impl Fn(io::Error) -> E,
     mut visit: impl FnMut(&mut Entry<'_, Bounded<R>>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
+    let unreadable = |error: io::Error| unreadable(brief(error));
     let left = Rc::new(Cell::new(None));
     let mut archive = Archive::new(Bounded { inner: reader, left: Rc::clone(&left) });
     let mut entries = archive.entries().map_err(&unreadable)?;
@@ -62,6 +63,16 @@ pub fn each<R: Read, E>(
         // The rest of its content is no header of the next.
         io::copy(&mut entry, &mut io::sink()).map_err(&unreadable)?;
     }
+}
+
+/// What the library says of bytes that are no archive, without the bytes themselves.
+fn brief(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() {
+        return error;
+    }
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    io::Error::new(error.kind(), line.chars().take(100).collect::<String>())
 }
 
 /// Gives no more bytes than are left, while that is bounded.
@@ -102,10 +113,11 @@ pub fn gunzip(bytes: &[u8], limit: u64) -> io::Result<Vec<u8>> {
 
 type Zstd<R> = ruzstd::decoding::StreamingDecoder<R, ruzstd::decoding::FrameDecoder>;
 
-/// Concatenated zstd frames, one decoder each.
+/// Concatenated zstd frames, one decoder each. Frames to be skipped (RFC 8878, 3.1.2) stand in layers that can be
+/// fetched in parts (`zstd:chunked`).
 struct Frames<R: Read> {
-    reader: Option<BufReader<R>>,
-    frame: Option<Box<Zstd<BufReader<R>>>>,
+    reader: Option<Peeked<R>>,
+    frame: Option<Box<Zstd<Peeked<R>>>>,
 }
 
 impl<R: Read> Read for Frames<R> {
@@ -119,12 +131,57 @@ impl<R: Read> Read for Frames<R> {
                 self.reader = self.frame.take().map(|frame| frame.into_inner());
             }
             let Some(mut reader) = self.reader.take() else { return Ok(0) };
-            if reader.fill_buf()?.is_empty() {
+            let head = reader.peek()?;
+            if head.is_empty() {
                 return Ok(0);
+            }
+            if let Some(&[_, _, _, _, a, b, c, d]) = Some(head).filter(|it| is_skippable(it)) {
+                reader.skip(8 + u64::from(u32::from_le_bytes([a, b, c, d])))?;
+                self.reader = Some(reader);
+                continue;
             }
             let frame = Zstd::new(reader).map_err(|error| invalid(error.to_string()))?;
             self.frame = Some(Box::new(frame));
         }
+    }
+}
+
+fn is_skippable(head: &[u8]) -> bool {
+    matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// A reader whose next bytes can be looked at.
+struct Peeked<R> {
+    inner: R,
+    /// Bytes that were read and not yet given.
+    head: Vec<u8>,
+}
+
+impl<R: Read> Peeked<R> {
+    /// The next eight bytes, fewer at the end.
+    fn peek(&mut self) -> io::Result<&[u8]> {
+        let missing = 8_usize.saturating_sub(self.head.len()) as u64;
+        (&mut self.inner).take(missing).read_to_end(&mut self.head)?;
+        Ok(&self.head)
+    }
+
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        if io::copy(&mut self.take(count), &mut io::sink())? < count {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Peeked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.head.is_empty() {
+            return self.inner.read(buffer);
+        }
+        let count = buffer.len().min(self.head.len());
+        buffer[..count].copy_from_slice(&self.head[..count]);
+        self.head.drain(..count);
+        Ok(count)
     }
 }
 
@@ -161,8 +218,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_archive_is_not_quoted() {
+        let text = "root:x:0:0:root:/root:/bin/bash\n".repeat(100);
+        let error = each(text.as_bytes(), |error| error, |_| Ok(ControlFlow::Continue(()))).unwrap_err();
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
+
+    #[test]
     fn contents_may_be_long_and_headers_may_not() {
         assert_eq!(sizes(4000).unwrap(), [6 << 20, 1]);
         assert_eq!(sizes(5 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn frames_of_a_layer_follow_each_other_and_those_to_skip_are_skipped() {
+        let frame =
+            |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Uncompressed);
+        let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"toc"].concat();
+        let blob = [frame(b"one"), skipped.clone(), frame(b"two"), skipped.clone()].concat();
+        for blob in [blob.clone(), [skipped, blob.clone()].concat()] {
+            let mut text = String::new();
+            uncompressed(&blob[..]).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "onetwo");
+        }
+        assert!(uncompressed(&blob[..blob.len() - 1]).unwrap().read_to_end(&mut Vec::new()).is_err());
     }
 }

@@ -16,7 +16,7 @@
 //! line says how many lines are lost. A batch is noted before it is sent and after the server has it, so that after a
 //! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,8 +28,10 @@ use crate::digest::Digest;
 use crate::fs::{FileLock, Sharing};
 
 mod drain;
+mod records;
 
 pub use drain::{DrainError, drain};
+use records::{Records, create_segment, segment_path, segments};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -322,48 +324,6 @@ impl Spool {
     }
 }
 
-/// The records of one segment, from an offset on.
-struct Records {
-    reader: io::BufReader<fs::File>,
-    offset: u64,
-}
-
-impl Records {
-    fn open(directory: &Path, segment: u64, offset: u64) -> io::Result<Self> {
-        let mut file = fs::File::open(segment_path(directory, segment))?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { reader: io::BufReader::new(file), offset })
-    }
-
-    /// The next line; `None` at the end, and at a torn record, behind which nothing is.
-    fn next(&mut self) -> io::Result<Option<Line>> {
-        let mut header = [0; HEADER];
-        if !read_or_end(&mut self.reader, &mut header)? {
-            return Ok(None);
-        }
-        let [a, b, c, d, e, f, g, h] = header;
-        let (length, crc) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]));
-        if length > RECORD {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; length];
-        if !read_or_end(&mut self.reader, &mut bytes)? || crc32fast::hash(&bytes) != crc {
-            return Ok(None);
-        }
-        let Ok(line) = serde_json::from_slice(&bytes) else { return Ok(None) };
-        self.offset += (HEADER + length) as u64;
-        Ok(Some(line))
-    }
-}
-
-fn read_or_end(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match reader.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 fn lock(directory: &Path) -> Result<FileLock, SpoolError> {
     match FileLock::acquire(&directory.join("lock"), Sharing::Exclusive, Duration::ZERO) {
         Ok(lock) => Ok(lock),
@@ -391,24 +351,6 @@ fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>)> {
     let flight =
         || Some(Flight { to: place(2)?, timestamp: words.get(4)?.parse().ok()?, digest: (*words.get(5)?).to_owned() });
     Some((place(0)?, flight()))
-}
-
-fn segments(directory: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        numbers.extend(name.to_str().and_then(|it| it.strip_suffix(".lines")).and_then(|it| it.parse::<u64>().ok()));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-fn segment_path(directory: &Path, segment: u64) -> PathBuf {
-    directory.join(format!("{segment:08}.lines"))
-}
-
-fn create_segment(directory: &Path, segment: u64) -> io::Result<fs::File> {
-    fs::OpenOptions::new().create_new(true).write(true).open(segment_path(directory, segment))
 }
 
 #[cfg(test)]

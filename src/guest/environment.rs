@@ -9,7 +9,8 @@ use fs_err as fs;
 use super::settings::Settings;
 use crate::launch;
 
-type Variables = BTreeMap<OsString, OsString>;
+/// A program's environment.
+pub(super) type Variables = BTreeMap<OsString, OsString>;
 
 /// Ours alone; of no use to a program, and misleading to another of us that it may start.
 const REMOVED: &[&str] = &[

@@ -135,6 +135,45 @@ fn a_changed_parameter_has_the_same_effect_with_and_without_a_server() {
     assert_eq!(read(&format!("files/{path}")).replace([' ', '\n'], ""), r#"{"epochs":3}"#);
 }
 
+/// A program that makes models and other tasks, and looks at what it made.
+const MAKER: &str = r#"
+from clearml import Model, OutputModel, Task
+
+task = Task.init(project_name="demo", task_name="maker", auto_connect_frameworks=False)
+open("weights", "w").write("w" * 10)
+model = OutputModel(task=task, name="net", framework="PyTorch")
+model.update_weights("weights", auto_delete_file=False)
+model.set_metadata("depth", "3")
+made = [it for it in task.models["output"]]
+print("SAW", len(made), made[-1].name, Model(made[-1].id).get_metadata("depth"), open(made[-1].get_local_copy()).read())
+child = Task.clone(task, name="child", parent=task.id)
+child.set_parameter("Args/x", 5)
+again = Task.get_task(task_id=child.id)
+print("SAW", again.name, again.parent == task.id, again.get_parameter("Args/x"), again.status)
+print("SAW", [it.name for it in Task.get_tasks(task_name="^child$")], Task.get_task(task_name="no such task"))
+print("SAW", type(task.get_last_scalar_metrics()).__name__, type(task.get_reported_scalars()).__name__, flush=True)
+"#;
+
+#[test]
+fn what_a_program_makes_is_there_for_it_with_and_without_a_server() {
+    let context = TestContext::new();
+    let server = Server::start(&context);
+    write(&context.work().join("maker.py"), MAKER);
+    let task = create(&server);
+    let record = server.call("tasks.get_by_id", &json!({ "task": task }))["task"].clone();
+    let program = json!([venv().join("bin/python"), "-u", "maker.py"]);
+    let image = Image::new(&context, &launch(&context, "reuse_task", &task, &program), &record);
+    let saw = |call: Call| {
+        let outcome = call.run().success();
+        let lines: Vec<String> = outcome.stdout.lines().filter(|it| it.starts_with("SAW")).map(str::to_owned).collect();
+        assert_eq!(lines.len(), 4, "{}\n{}", outcome.stdout, outcome.stderr);
+        lines
+    };
+    let expected = ["SAW 1 net 3 wwwwwwwwww", "SAW child True 5 created", "SAW ['child'] None", "SAW dict dict"];
+    assert_eq!(saw(image.run().arg("--journal").arg(context.path("journal"))), expected);
+    assert_eq!(saw(image.with(&server)), expected);
+}
+
 #[test]
 fn the_exit_code_is_the_programs_and_the_status_says_so() {
     let context = TestContext::new();
@@ -237,13 +276,13 @@ fn variables_of_a_program_and_its_directory_are_those_of_its_environment() {
     let context = TestContext::new();
     let work = context.work();
     fs_err::create_dir(work.join("below")).unwrap();
-    write(&work.join("below/script"), "pwd; echo $1 $2 $PYTHONPATH");
+    write(&work.join("below/script"), "pwd; echo $1 $2 $PYTHONPATH; cat $CLEARML_CONFIG_PATH/default/sdk.conf");
     let mut launch = launch(&context, "reuse_task", &"1".repeat(32), &json!(["/bin/sh", "$SCRIPT", "a${X}b", "$NONE"]));
     launch["directory"] = json!(format!("{}/$WHERE", work.display()));
     let image = Image::new(&context, &launch, &json!({ "name": "recorded" }));
     let said = image.run().env("SCRIPT", "script").env("X", "1").env("WHERE", "below").ok();
     let below = work.join("below").display().to_string();
-    assert_eq!(said, format!("{below}\na1b $NONE {below}"));
+    assert_eq!(said, format!("{below}\na1b $NONE {below}\ndevelopment {{ report_use_subprocess: false }}"));
 }
 
 #[test]

@@ -15,6 +15,7 @@
 //! The answers are a server's, as far as one task alone in the world needs them; what is asked of other tasks, queues
 //! or models finds nothing.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 use super::child::Program;
 use super::console::{Console, Keep, Recorder};
+use super::environment::Variables;
 use super::settings::Settings;
 use super::supervise::{Ended, Signals, supervise};
 use super::{GuestError, environment, parameters};
@@ -65,6 +67,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
             let ports = serve::listen(&place).await.map_err(GuestError::Loopback)?;
             let mut variables = environment::task(settings, &id);
             environment::offline(&mut variables, &ports.api, &ports.files);
+            report_without_process(settings, &mut variables);
             let mut signals = Signals::listen()?;
             let mut child = Program::of_task(&settings.launch, variables).start()?;
             let console = child.pipes.take().map(|it| Console::start(it, &recorder));
@@ -86,6 +89,23 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
 /// A task without an id of a server gets the same one each time.
 fn made_up_id(record: &Value) -> String {
     Digest::of(record.to_string()).hex()[..32].to_owned()
+}
+
+/// Reports come from a thread of the program, not from a process beside it, for which the SDK waits ten seconds at the
+/// end, whoever answers. A clearml.conf that says otherwise counts more.
+fn report_without_process(settings: &Settings, variables: &mut Variables) {
+    const PATH: &str = "CLEARML_CONFIG_PATH";
+    if variables.contains_key(OsStr::new(PATH)) || variables.contains_key(OsStr::new("TRAINS_CONFIG_PATH")) {
+        return;
+    }
+    let written = |directory: &PathBuf| {
+        fs::create_dir_all(directory.join("default"))?;
+        fs::write(directory.join("default/sdk.conf"), "development { report_use_subprocess: false }\n")
+    };
+    let mut places = settings.passing_journals.iter().map(|it| it.with_file_name("agent-sdk"));
+    if let Some(directory) = places.find(|it| written(it).is_ok()) {
+        variables.insert(PATH.into(), directory.into());
+    }
 }
 
 /// The journal's directory, made; what is wrong with it, told.

@@ -231,6 +231,9 @@ impl Explain for BaseError {
                     .to_owned(),
             ],
             Self::NoEngine { .. } => vec!["Start Docker, or set DOCKER_HOST.".to_owned()],
+            Self::NotInEngine { .. } => {
+                vec!["Pull or load it there first (`agent build -o type=docker` or `type=podman`).".to_owned()]
+            }
             Self::Gone { .. } => {
                 vec!["Load that image into Docker again, or lock with a base from a registry.".to_owned()]
             }

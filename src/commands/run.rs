@@ -19,6 +19,7 @@ use crate::config::Api;
 use crate::error::Failure;
 use crate::image::deliver::DeliverError;
 use crate::image::read::{self, ReadError};
+use crate::launch;
 use crate::oci::Platform;
 use crate::sandbox::Bind;
 use crate::settings::UsageError;
@@ -32,7 +33,13 @@ pub(super) async fn run(args: RunArgs, context: &Context) -> Result<u8, Failure>
     // An engine elsewhere has directories of its own.
     let elsewhere = args.engine == RunEngine::Docker
         && around.docker.as_ref().is_some_and(|it| !it.endpoint().starts_with("unix://"));
-    let journal = if elsewhere { None } else { Journal::prepare(&args, &env, context)? };
+    if elsewhere && args.journal.is_some() {
+        let hint = "Give -e AGENT_JOURNAL=DIR with a directory of a volume there.";
+        return Err(UsageError::new("--journal names a directory here, and the engine is elsewhere", hint).into());
+    }
+    let at_journal = |it: &Bind| it.target.trim_end_matches('/') == launch::JOURNAL;
+    let lent = args.journal.is_none() && binds.iter().any(at_journal);
+    let journal = if elsewhere || lent { None } else { Journal::prepare(&args, &env, context)? };
     if let Some(journal) = &journal {
         journal.lend(&mut binds, &mut env);
     }

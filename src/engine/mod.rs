@@ -131,7 +131,7 @@ impl Explain for EngineError {
             Self::Program(crate::process::RunError::Start { program, source })
                 if source.kind() == std::io::ErrorKind::NotFound =>
             {
-                vec![format!("Install `{program}`, or choose another destination.")]
+                vec![format!("Install `{program}`, or choose another engine or destination.")]
             }
             _ => Vec::new(),
         }

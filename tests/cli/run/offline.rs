@@ -69,6 +69,8 @@ fn docker_run_says_how_to_keep_what_is_written() {
         assert!(!outcome.stderr.contains("cannot keep") && !outcome.stderr.contains("DIR"), "{}", outcome.stderr);
         assert!(read(&mine, "console.log").ends_with(&outcome.stdout));
     }
+    let outcome = context.agent().args(["run", "--engine", "docker", "-v", &volume, &name]).run().success();
+    assert!(read(&mine, "console.log").ends_with(&outcome.stdout));
     let outcome = context.agent().args(["run", "--engine", "docker", &name]).run().success();
     let journal = place(&outcome.stderr);
     assert!(journal.starts_with(context.home().join(".local/share/agent/offline")), "{}", journal.display());

@@ -71,6 +71,12 @@ impl Address {
         self.credentials.as_ref()
     }
 
+    /// Whether an address is on the same host, and not in the clear where this one is not.
+    pub(super) fn is_at(&self, url: &gix::Url) -> bool {
+        let same = url.host().zip(self.url.host()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
+        same && (url.scheme != Scheme::Http || self.url.scheme != Scheme::Https)
+    }
+
     /// The address to ask, by the rules given.
     pub(super) fn effective(&self, access: &Access) -> gix::Url {
         let rules = &access.ssh;

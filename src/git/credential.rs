@@ -133,11 +133,13 @@ impl Access {
     /// All ways to introduce ourselves to a server, in order. There is always one, so that a server that wants nothing
     /// is asked as well.
     pub(super) fn candidates(&self, address: &Address, url: &gix::Url) -> Vec<Candidate> {
-        let named = address.credentials();
+        // What names no host of its own is meant for the repository's, not for one that the repository's files name.
+        let at_home = address.is_at(url);
+        let named = address.credentials().filter(|_| at_home);
         let own = named.filter(|it| !it.password.is_empty() || !self.helpers);
         let own = own.map(|it| Candidate::Given(it.clone(), Scheme::Basic));
         let configured = (self.credentials.iter())
-            .filter(|it| it.fits(url) && it.may_be_sent(url))
+            .filter(|it| it.fits(url) && it.may_be_sent(url) && (at_home || it.host.is_some()))
             .map(|it| Candidate::Given(it.credentials.clone(), it.scheme));
         let user = named.map(|it| it.user.clone()).filter(|it| !it.is_empty());
         // A user without a password is often a token; asked after those that have one.

@@ -191,6 +191,27 @@ fn lfs(bench: &Bench, contents: &[&str]) -> Worktree {
 }
 
 #[test]
+fn credentials_stay_with_the_git_server_whatever_lfs_server_its_repository_names() {
+    let bench = Bench::new();
+    let origin = lfs(&bench, &["zero\n"]);
+    let elsewhere = Server::start(bench.path("served"), Manners { login: Some(("x", "y")), ..Manners::default() });
+    origin.write(".lfsconfig", format!("[lfs]\n\turl = http://localhost:{}/lfs\n", elsewhere.port)).commit("config");
+    let server = Server::start(bench.path("served"), Manners { login: Some(("jo", "s3cr3t")), ..Manners::default() });
+    let url = server.url("repo.git");
+    for (url, credentials) in [
+        (url.clone(), vec![HostCredentials::basic(None, "jo", "s3cr3t")]),
+        (url.replace("http://", "http://jo:s3cr3t@"), vec![]),
+    ] {
+        let cache = bench.cache_with(Access { credentials, helpers: false, ..Access::default() });
+        let commit = fetch(&cache, &url, &Wanted::Default).unwrap();
+        let error = cache.checkout(cache.tree(&commit, None).unwrap()).unwrap_err();
+        assert!(matches!(error, GitError::Lfs { .. }), "{error}");
+    }
+    let asked = elsewhere.asked.lock().unwrap();
+    assert!(asked.len() >= 2 && asked.iter().all(|it| it.1.is_none()), "{asked:?}");
+}
+
+#[test]
 fn lfs_objects_are_fetched_checked_and_kept() {
     let bench = Bench::new();
     lfs(&bench, &["zero\n", "one\n", "one\n"]);

@@ -3,6 +3,9 @@
 use super::names::{checked, header_names, side_name, strip, unquote};
 use super::{Action, Change, FilePatch, Hunk, Line, Patch, PatchError, binary};
 
+/// How many blank lines at the end of a diff may be missing: whoever stored it cut off white space, not a file.
+const MOST_CUT_OFF: usize = 1000;
+
 /// The lines of a text with a place in them. Lines are without their newline.
 struct Lines<'a> {
     lines: Vec<&'a [u8]>,
@@ -292,7 +295,7 @@ fn hunk(path: &str, lines: &mut Lines<'_>) -> Result<Hunk, PatchError> {
     while old_left > 0 || new_left > 0 {
         let Some(line) = lines.next() else {
             // Blank context lines at the very end may have been cut off with the text's white space.
-            if old_left == new_left {
+            if old_left == new_left && old_left <= MOST_CUT_OFF {
                 hunk.lines.extend((0..old_left).map(|_| Line::Context(b"\n".to_vec())));
                 break;
             }
@@ -376,6 +379,8 @@ mod tests {
         let cut = parse(b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,9 +1,3 @@\n-a\n+b\n").unwrap_err();
         assert_eq!(cut.to_string(), "the recorded diff is damaged at line 6: hunk `@@ -1,9 +1,3 @@` of `x` is cut off");
         assert!(parse(b"hello").is_err());
+        let endless = parse(b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2000000 +1,2000000 @@\n a\n").unwrap_err();
+        assert!(endless.to_string().contains("is cut off"), "{endless}");
         assert!(matches!(parse(b"diff --git a/../x b/../x\nnew file mode 100644\n"), Err(PatchError::Path { .. })));
         let gone = parse(b"Submodule lib 1234567...89abcde (commits not present)\n").unwrap_err();
         assert_eq!(gone, PatchError::Submodule { path: "lib".into() });

@@ -142,7 +142,13 @@ impl Repositories {
 
     fn ask(&self, mirror: &Mirror, address: &Address, wanted: &Wanted) -> Result<gix::ObjectId, GitError> {
         let shallow = Shallow::DepthAtRemote(std::num::NonZeroU32::MIN);
-        let one = |spec: String| receive(&mirror.repository, address, &self.access, &[spec], &shallow);
+        let one = |spec: String| {
+            // What a task names is a reference and nothing more: no target, no pattern.
+            if spec != "HEAD" && !is_id(&spec) && !is_reference(&spec) {
+                return Ok(Received::NoSuchReference);
+            }
+            receive(&mirror.repository, address, &self.access, &[spec], &shallow)
+        };
         let no_such = || GitError::NoSuch { address: address.to_string(), what: wanted.to_string() };
         let tip = |received| match received {
             Received::Tips(tips) => tips.first().copied().ok_or_else(no_such),
@@ -267,6 +273,14 @@ impl Repositories {
     fn lock(&self, mirror: &Mirror) -> Result<FileLock, GitError> {
         FileLock::acquire(&mirror.lock, Sharing::Exclusive, self.access.patience).map_err(GitError::cache(&mirror.lock))
     }
+}
+
+fn is_id(text: &str) -> bool {
+    gix::ObjectId::from_hex(text.as_bytes()).is_ok()
+}
+
+fn is_reference(name: &str) -> bool {
+    gix::validate::reference::name(name.as_bytes().as_bstr()).is_ok()
 }
 
 fn damaged(path: &Path, error: &gix::Error) -> GitError {

@@ -64,9 +64,16 @@ fn what_is_not_there_is_named() {
     history(&bench);
     let server = Server::start(bench.path("served"), Manners::default());
     let (cache, url) = (bench.cache(), server.url("repo.git"));
-    for wanted in
-        [Wanted::Branch("nope".into()), Wanted::Tag("nope".into()), commit(&"1".repeat(40)), commit("abcdef1")]
-    {
+    let target = "main:refs/agent/commits/1".to_owned();
+    for wanted in [
+        Wanted::Branch("nope".into()),
+        Wanted::Tag("nope".into()),
+        Wanted::Branch(target.clone()),
+        Wanted::Tag("*".into()),
+        commit(&target),
+        commit(&"1".repeat(40)),
+        commit("abcdef1"),
+    ] {
         let error = fetch(&cache, &url, &wanted).unwrap_err();
         assert_eq!(error.to_string(), format!("the git repository `{url}` has no {wanted}"));
         assert_eq!(error.kind(), Kind::NotFound);

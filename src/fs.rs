@@ -3,11 +3,14 @@
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+
+/// A file used less than this ago is not marked as used again.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// Writes a file as a whole: beside it first, synced, then renamed over it. `mode` is exact, whatever the umask.
 ///
@@ -56,6 +59,21 @@ fn publish(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> io::Res
 /// Names the path.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| named(&error, path))
+}
+
+/// Marks a file or directory as used now, by its time of change. What cannot be marked is collected earlier, no more.
+pub fn touch(path: &Path) {
+    let now = SystemTime::now();
+    let fresh = std::fs::metadata(path)
+        .and_then(|it| it.modified())
+        .is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age < TOUCH_EVERY));
+    if !fresh {
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        };
+        let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty());
+    }
 }
 
 /// The directory a path is in, `.` for a bare name.

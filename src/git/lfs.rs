@@ -108,19 +108,24 @@ impl Repositories {
     /// Brings LFS objects into the cache.
     pub(super) fn fetch_lfs(&self, tree: &Tree, mut wanted: Vec<Wanted>) -> Result<(), GitError> {
         wanted.retain(|it| {
-            let there = fs::metadata(self.lfs_dir().join(it.pointer.oid.hex()));
-            !there.is_ok_and(|it_is| it_is.len() == it.pointer.size)
+            let path = self.lfs_dir().join(it.pointer.oid.hex());
+            let there = fs::metadata(&path).is_ok_and(|it_is| it_is.len() == it.pointer.size);
+            if there {
+                crate::fs::touch(&path);
+            }
+            !there
         });
         wanted.sort_by(|a, b| (&a.prefix, a.pointer.oid).cmp(&(&b.prefix, b.pointer.oid)));
         wanted.dedup_by(|a, b| a.prefix == b.prefix && a.pointer == b.pointer);
         for group in wanted.chunk_by(|a, b| a.prefix == b.prefix) {
             let Some(root) = tree.roots.iter().find(|it| it.prefix == group[0].prefix) else { continue };
             let address = &root.commit.address;
-            if let Some(git_dir) = root.commit.local.as_deref() {
-                let left = self.copy_local(git_dir, group)?;
-                if left.is_empty() {
-                    continue;
-                }
+            let group: Vec<&Wanted> = match root.commit.local.as_deref() {
+                Some(git_dir) => self.copy_local(git_dir, group)?,
+                None => group.iter().collect(),
+            };
+            if group.is_empty() {
+                continue;
             }
             let origin = root.commit.local.as_deref().and_then(origin_of);
             let address = origin.as_ref().unwrap_or(address);

@@ -134,6 +134,7 @@ impl Repositories {
             let address = Address::parse(&path.to_string_lossy())?;
             let mirror = Mirror { repository, lock: path.with_extension("lock") };
             if let Some(commit) = cached(&mirror, &address, &Wanted::Commit(id.to_owned()))? {
+                crate::fs::touch(&path);
                 return Ok(Some(commit));
             }
         }
@@ -237,6 +238,7 @@ impl Repositories {
             }
         }
         let repository = open(&path).map_err(|error| damaged(&path, &error))?;
+        crate::fs::touch(&path);
         Ok(Mirror { repository, lock: directory.join(format!("{name}.lock")) })
     }
 

@@ -84,7 +84,7 @@ impl Store {
     pub fn has(&self, digest: &Digest) -> Option<u64> {
         let path = self.blob_path(digest);
         let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?.len();
-        super::gc::touch(&path);
+        crate::fs::touch(&path);
         Some(size)
     }
 

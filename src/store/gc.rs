@@ -4,16 +4,13 @@ use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fs_err as fs;
 
 use super::{Store, StoreError};
 use crate::digest::{Digest, digest_reader};
 use crate::fs::{FileLock, Sharing};
-
-/// A file used less than this ago is not marked as used again.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// Sizes in bytes of what the store keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -106,9 +103,15 @@ pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected
 /// Removes unfinished work, if nobody is working in the store. What cannot be removed (files of subordinate ids) stays
 /// for the next collection, which tells.
 pub(super) fn sweep(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root.join("tmp")) else { return };
+    if !root.join("tmp").exists() {
+        return;
+    }
+    let entries = |name: &str| std::fs::read_dir(root.join(name)).into_iter().flatten().flatten();
     let Ok(Some(_lease)) = FileLock::try_acquire(&root.join("lease"), Sharing::Exclusive) else { return };
-    for entry in entries.flatten() {
+    // What git has under way lies beside what it has, under names like no other.
+    let of_git = entries("git/mirrors").chain(entries("git/lfs"));
+    let of_git = of_git.filter(|it| it.file_name().as_encoded_bytes().starts_with(b".new-"));
+    for entry in entries("tmp").chain(of_git) {
         let _ = remove(&entry.path(), &|_| Ok(()));
     }
 }
@@ -132,21 +135,6 @@ pub fn check(store: &Store) -> Result<Vec<Digest>, StoreError> {
     Ok(damaged)
 }
 
-/// Marks a file as used now. A file that cannot be marked is collected earlier, no more.
-pub(super) fn touch(path: &Path) {
-    let now = SystemTime::now();
-    let fresh = std::fs::metadata(path)
-        .and_then(|it| it.modified())
-        .is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age < TOUCH_EVERY));
-    if !fresh {
-        let times = rustix::fs::Timestamps {
-            last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-            last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
-        };
-        let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty());
-    }
-}
-
 struct Thing {
     path: PathBuf,
     used: SystemTime,
@@ -156,7 +144,7 @@ struct Thing {
 /// What can be removed one by one: blobs, snapshots, records, repositories, unpacked wheels, programs.
 fn things(root: &Path) -> io::Result<Vec<Thing>> {
     let mut dirs: Vec<PathBuf> =
-        ["blobs/sha256", "snapshots/root", "snapshots/user", "git", "wheels", "programs", "apt"]
+        ["blobs/sha256", "snapshots/root", "snapshots/user", "git/mirrors", "git/lfs", "wheels", "programs", "apt"]
             .iter()
             .map(|it| root.join(it))
             .collect();
@@ -224,11 +212,16 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let left = store.scratch().unwrap().keep();
         fs::write(left.join("half"), "done").unwrap();
+        fs::create_dir_all(dir.path().join("git/lfs")).unwrap();
+        let object = dir.path().join("git/lfs/.new-1");
+        fs::write(&object, "half").unwrap();
+        let kept = dir.path().join("git/lfs/0");
+        fs::write(&kept, "whole").unwrap();
         let other = Store::open(dir.path()).unwrap();
-        assert!(left.exists());
+        assert!(left.exists() && object.exists());
         drop((store, other));
         drop(Store::open(dir.path()).unwrap());
-        assert!(!left.exists());
+        assert!(!left.exists() && !object.exists() && kept.exists());
     }
 
     #[test]
@@ -258,6 +251,25 @@ mod tests {
         drop(store);
         assert!(matches!(collect(dir.path(), u64::MAX, &|_| Ok(())).unwrap(), Collected::Done { removed: 0, .. }));
         assert_eq!(fs::read_dir(dir.path().join("locks")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn repositories_go_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mirror = |name: &str| {
+            let path = store.directory("git").join("mirrors").join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("pack"), [1; 200_000]).unwrap();
+            path
+        };
+        let (old, new) = (mirror("old.git"), mirror("new.git"));
+        fs::File::open(&old).unwrap().file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        fs::File::open(new.parent().unwrap()).unwrap().file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let limit = usage(&store).unwrap().total() - 100_000;
+        drop(store);
+        assert!(matches!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]

@@ -260,7 +260,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    async fn fetch(&self, wanted: &[Wanted]) -> Result<(), GitError> {
+    async fn fetch(&self, wanted: &[&Wanted]) -> Result<(), GitError> {
         let first = wanted.first().map(|it| it.path.clone()).unwrap_or_default();
         let failed = |path: &str, reason: String| GitError::Lfs {
             path: path.to_owned(),
@@ -290,7 +290,7 @@ impl Client<'_> {
     }
 
     /// Asks for links; when the server wants credentials, one after the other. Returns those it took.
-    async fn ask(&self, http: &reqwest::Client, wanted: &[Wanted]) -> Result<(Response, Option<String>), String> {
+    async fn ask(&self, http: &reqwest::Client, wanted: &[&Wanted]) -> Result<(Response, Option<String>), String> {
         let objects = wanted.iter().map(|it| Requested { oid: it.pointer.oid.hex(), size: it.pointer.size }).collect();
         let request = Request { operation: "download", transfers: ["basic"], objects, hash_algo: "sha256" };
         let body = serde_json::to_vec(&request).map_err(|it| it.to_string())?;

@@ -99,12 +99,21 @@ impl Entry {
         let (text, directory) = match (script.working_dir.as_str(), script.entry_point.split_once(':')) {
             // `script:directory`, the original's older form. An address or a module's argument is none.
             ("", Some((file, directory))) if !file.contains(char::is_whitespace) && !directory.starts_with('/') => {
-                (file.to_owned(), relative("working directory", directory)?)
+                (file.to_owned(), directory)
             }
-            (directory, _) => (script.entry_point.clone(), relative("working directory", directory)?),
+            // `directory:file` names the stored script that a module's entry point does not.
+            (directory, _) if is_module(&script.entry_point) => {
+                (script.entry_point.clone(), directory.split_once(':').map_or(directory, |it| it.0))
+            }
+            (directory, _) => (script.entry_point.clone(), directory),
+        };
+        let directory = match relative("working directory", directory) {
+            // The original takes no notice of the directory of a script that came without a repository.
+            Err(_) if code.is_some_and(|it| it.git.is_none()) => String::new(),
+            other => other?,
         };
         let words = if let Some(file) = stored {
-            if text.starts_with("-m") || text.starts_with("-c") {
+            if is_module(&text) {
                 split(&text)?
             } else {
                 let path = join(&directory, &text);
@@ -153,6 +162,11 @@ fn shell(interpreter: &str) -> Option<String> {
 
 fn split(text: &str) -> Result<Vec<String>, LaunchError> {
     process::words(text).ok_or_else(|| LaunchError::Quotes { what: "entry point", text: strip_userinfo(text) })
+}
+
+/// Whether an entry point names a module or has the program's text in it.
+fn is_module(text: &str) -> bool {
+    text.starts_with("-m ") || text.starts_with("-c ")
 }
 
 /// A file of the code's root as it is named from a directory below the root.
@@ -331,6 +345,34 @@ mod tests {
         assert_eq!(message("a.ipynb", ""), "entry point `a.ipynb` of the task is a notebook");
         assert_eq!(message("-m", ""), "entry point `-m` of the task names no program");
         assert_eq!(message("train.py 'x", ""), "the task's entry point cannot be split into words: `train.py 'x`");
+    }
+
+    #[test]
+    fn a_stored_script_starts_where_it_is_put() {
+        for (entry_point, working_dir, file, expected) in [
+            ("-m main --x 1", "sub:main.py", "sub/main.py", (&["-m", "main", "--x", "1"][..], "sub")),
+            ("train.py", "/home/me/work", "train.py", (&["train.py"], "")),
+            ("train.py", "../work", "train.py", (&["train.py"], "")),
+            ("train.py", "work", "work/train.py", (&["train.py"], "work")),
+        ] {
+            let script = json!({"entry_point": entry_point, "working_dir": working_dir});
+            let task = clearml::parse(&json!({"name": "x", "script": script})).unwrap();
+            let script = StoredScript { file: file.to_owned(), text: Text::of("x") };
+            let code = CodePart { git: None, diff: None, script: Some(script), tree: Digest::of("") };
+            let policy = ArgumentPolicy::default();
+            let choices = LaunchChoices {
+                mode: Mode::ReuseTask,
+                arguments: None,
+                policy: &policy,
+                task_environment: false,
+                is_file: None,
+            };
+            let part = lock(&task, Some(&code), &choices).unwrap().part;
+            assert_eq!(
+                (part.entry_point, part.working_dir.as_str()),
+                (expected.0.iter().map(|it| (*it).to_owned()).collect(), expected.1)
+            );
+        }
     }
 
     #[test]

@@ -120,7 +120,8 @@ fn strip(value: &mut Value) {
 /// Container arguments with the values of secret variables removed: `-e NAME=value` becomes `-e NAME`, which takes the
 /// value from the environment of whoever runs it.
 fn without_secrets(arguments: &str) -> String {
-    let Some(words) = process::words(arguments) else { return strip_userinfo(arguments) };
+    // A quote that is not closed: where a value ends cannot be told, and nobody can run this.
+    let Some(words) = process::words(arguments) else { return String::new() };
     let mut changed = false;
     let mut after_switch = false;
     let cleaned: Vec<String> = words
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(record["hyperparams"]["General"]["tokenizer"]["value"], "bert");
         let arguments = "--env=DB_PASSWORD -eMY_TOKEN -e A=1 --env AWS_SECRET_ACCESS_KEY -e URL --ipc=host";
         assert_eq!(record["container"]["arguments"], arguments);
+        assert_eq!(without_secrets("--ipc=host -e TOKEN='a b"), "");
         assert_eq!(record["models"], json!({"input": [{"name": "m", "model": "1"}], "output": []}));
         assert_eq!(record["output"], json!({"destination": "s3://bucket"}));
         assert_eq!(record["execution"], json!({"docker_cmd": "img -e HF_TOKEN", "parameters": {"Args/api_key": ""}}));

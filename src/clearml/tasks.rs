@@ -32,7 +32,8 @@ pub async fn find(client: &Client, id_or_name: &str) -> Result<Value, ApiError> 
     if is_id(id_or_name) {
         return get(client, id_or_name).await;
     }
-    let query = json!({ "name": escape(id_or_name), "only_fields": ["id", "name"] });
+    // The whole name: a listing ends after five hundred, and many names may have this one in them.
+    let query = json!({ "name": format!("(?i)^{}$", escape(id_or_name)), "only_fields": ["id", "name"] });
     let mut found: Vec<String> = names(&client.call("tasks.get_all", &query).await?)
         .into_iter()
         .filter(|(_, name)| name.to_lowercase() == id_or_name.to_lowercase())

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Sample, base_argument};
-use crate::support::{TestContext, write};
+use crate::support::{Server, TestContext, write};
 
 /// What is wrong, the exit code, what the message must name, how the task is spoilt, more arguments.
 type Case<'a> = (&'a str, i32, &'a [&'a str], &'a dyn Fn(&mut serde_json::Value), &'a [&'a str]);
@@ -87,4 +87,27 @@ fn a_task_that_is_none_says_so() {
         .env("CLEARML_API_SECRET_KEY", "b");
     let outcome = outcome.run();
     assert!([Some(69), Some(78)].contains(&outcome.code), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_task_is_named_by_its_whole_name_in_any_case() {
+    let context = TestContext::new();
+    let server = Server::start(&context);
+    for name in ["Odd one (v1.0)", "same name", "Same Name", "another same name"] {
+        server.call("tasks.create", &json!({"name": name, "type": "training", "script": {"entry_point": "a.py"}}));
+    }
+    let build = |name: &str| {
+        let call = context.agent().args(["build", "--id", name, "--docker", "oci:/no-such-layout", "--target", "x:1"]);
+        call.args(["--entry-point", "reuse_task"]).env("CLEARML_CONFIG_FILE", server.config()).run()
+    };
+    let several = build("SAME NAME");
+    assert_eq!(several.code, Some(65), "{}", several.stderr);
+    assert!(several.stderr.contains("2 tasks are called `SAME NAME`"), "{}", several.stderr);
+    let none = build("od one (v1.0)");
+    assert_eq!(none.code, Some(66), "{}", none.stderr);
+    assert!(none.stderr.contains("there is no task `od one (v1.0)`"), "{}", none.stderr);
+    assert!(none.stderr.contains("`Odd one (v1.0)`"), "{}", none.stderr);
+    // It goes on to the base, so that the task was found.
+    let found = build("ODD ONE (V1.0)");
+    assert!(found.stderr.contains("no-such-layout"), "{}", found.stderr);
 }

@@ -40,12 +40,13 @@ fn table(inventory: &Inventory) -> Table {
         ("compute", Align::Left),
         ("uuid", Align::Left),
     ]);
+    let size = |bytes: Option<u64>| bytes.map_or_else(String::new, text::size);
     for device in &inventory.devices {
         table.row([
             device.index.to_string(),
             device.name.clone(),
-            text::size(device.memory_total),
-            text::size(device.memory_used),
+            size(device.memory_total),
+            size(device.memory_used),
             device.utilization.map_or_else(String::new, |it| format!("{it} %")),
             device.compute_capability.clone().unwrap_or_default(),
             device.uuid.clone(),
@@ -54,7 +55,7 @@ fn table(inventory: &Inventory) -> Table {
             table.row([
                 format!("{}:{}", device.index, instance.index),
                 instance.name.clone().unwrap_or_else(|| "MIG instance".to_owned()),
-                text::size(instance.memory_total),
+                size(instance.memory_total),
                 String::new(),
                 String::new(),
                 String::new(),

@@ -43,10 +43,10 @@ pub struct Gpu {
     pub uuid: String,
     /// Product name.
     pub name: String,
-    /// Memory in bytes.
-    pub memory_total: u64,
+    /// Memory in bytes; absent where the device has none of its own (it shares the machine's).
+    pub memory_total: Option<u64>,
     /// Memory in use, in bytes.
-    pub memory_used: u64,
+    pub memory_used: Option<u64>,
     /// Compute capability, `9.0`; absent where the driver does not tell.
     pub compute_capability: Option<String>,
     /// Percent of the last sample period in which a kernel ran; absent where the driver does not tell (as with MIG).
@@ -68,8 +68,8 @@ pub struct MigInstance {
     pub uuid: String,
     /// Product name with profile, where the driver tells.
     pub name: Option<String>,
-    /// Memory in bytes.
-    pub memory_total: u64,
+    /// Memory in bytes, where the driver tells.
+    pub memory_total: Option<u64>,
 }
 
 /// Why a driver that is there does not answer.
@@ -143,7 +143,10 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
 
 fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
     let failed = |what| move |source| GpuError { what, source };
-    let memory = device.memory_info().map_err(failed("a device's memory"))?;
+    let memory = match device.memory_info() {
+        Err(NvmlError::NotSupported) => None,
+        other => Some(other.map_err(failed("a device's memory"))?),
+    };
     // A device that knows no MIG says so; that is no failure.
     let mig = device.mig_mode().is_ok_and(|it| it.current == 1);
     let mut processes: Vec<u32> =
@@ -153,8 +156,8 @@ fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
         index,
         uuid: device.uuid().map_err(failed("a device's UUID"))?,
         name: device.name().map_err(failed("a device's name"))?,
-        memory_total: memory.total,
-        memory_used: memory.used,
+        memory_total: memory.as_ref().map(|it| it.total),
+        memory_used: memory.as_ref().map(|it| it.used),
         compute_capability: device.cuda_compute_capability().ok().map(|it| format!("{}.{}", it.major, it.minor)),
         utilization: device.utilization_rates().ok().map(|it| it.gpu),
         processes,
@@ -169,7 +172,7 @@ fn instances(device: &NvmlDevice<'_>) -> Vec<MigInstance> {
     (0..slots)
         .filter_map(|index| {
             let instance = device.mig_device_by_index(index).ok()?;
-            let memory_total = instance.memory_info().ok().map_or(0, |it| it.total);
+            let memory_total = instance.memory_info().ok().map(|it| it.total);
             Some(MigInstance { index, uuid: instance.uuid().ok()?, name: instance.name().ok(), memory_total })
         })
         .collect()

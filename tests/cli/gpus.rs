@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use crate::support::{TestContext, write};
 
-/// Just enough of NVML for two devices, one of them partitioned.
+/// Just enough of NVML for three devices: one partitioned, one that shares the machine's memory.
 const LIBRARY: &str = r#"
 #include <stdio.h>
 #include <string.h>
 typedef unsigned long long u64;
 typedef struct { unsigned version; u64 total, reserved, free, used; } memory;
 typedef struct { unsigned gpu, memory; } rates;
-static int device[2], instance[1];
+static int device[3], instance[1];
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned flags) { return 0; }
 int nvmlShutdown(void) { return 0; }
@@ -19,15 +19,17 @@ const char *nvmlErrorString(int code) { return "stand-in"; }
 int nvmlSystemGetDriverVersion(char *text, unsigned size) { snprintf(text, size, "550.54.14"); return 0; }
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12040; return 0; }
 int nvmlSystemGetCudaDriverVersion(int *version) { *version = 12040; return 0; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = &device[index]; return index < 2 ? 0 : 2; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 3; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = &device[index]; return index < 3 ? 0 : 2; }
 int nvmlDeviceGetName(void *handle, char *text, unsigned size) {
-  snprintf(text, size, handle == instance ? "NVIDIA H100 MIG 1g.10gb" : "NVIDIA H100 80GB HBM3"); return 0; }
+  snprintf(text, size, handle == instance ? "NVIDIA H100 MIG 1g.10gb" : handle == &device[2] ? "NVIDIA GB10" : "NVIDIA H100 80GB HBM3");
+  return 0; }
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned size) {
   if (handle == instance) snprintf(text, size, "MIG-0-0");
   else snprintf(text, size, "GPU-%d", (int)((int *)handle - device));
   return 0; }
 int nvmlDeviceGetMemoryInfo_v2(void *handle, memory *info) {
+  if (handle == &device[2]) return 3;
   info->total = handle == instance ? 10ull << 30 : 80ull << 30;
   info->used = 1ull << 30; info->free = info->total - info->used; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { *major = 9; *minor = 0; return 0; }
@@ -60,11 +62,13 @@ fn devices_of_the_library_are_listed() {
     0    NVIDIA H100 80GB HBM3    80.0 GiB  1.00 GiB  42 %  9.0      GPU-0
     1    NVIDIA H100 80GB HBM3    80.0 GiB  1.00 GiB        9.0      GPU-1
     1:0  NVIDIA H100 MIG 1g.10gb  10.0 GiB                           MIG-0-0
+    2    NVIDIA GB10                                  42 %  9.0      GPU-2
     ");
     let json = context.agent().args(["gpus", "--json"]).env("LD_LIBRARY_PATH", &directory).ok();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["driver"], "550.54.14");
     assert_eq!(json["devices"][0]["uuid"], "GPU-0");
+    assert_eq!(json["devices"][2]["memory_total"], serde_json::Value::Null);
     assert_eq!(json["devices"][1]["instances"][0]["uuid"], "MIG-0-0");
 }
 

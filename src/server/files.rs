@@ -26,7 +26,7 @@ use crate::fs::{create_private_dir, named, parent_of};
 /// The file server over an opened site.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", post(upload).get(|| async { "" }))
+        .route("/", post(upload).get(|| async { "OK" }))
         .route("/delete_many", post(delete_many))
         .route("/{*path}", get(download).head(download).delete(delete))
         .layer(DefaultBodyLimit::disable())
@@ -117,7 +117,9 @@ async fn download(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let path = path.trim_start_matches('/').to_owned();
-    if remove(&shared.site.files(), &path).await? {
+    let root = shared.site.files();
+    // Directories go only by `delete_many`.
+    if locate(&root, &path).is_some_and(|it| it.is_file()) && remove(&root, &path).await? {
         return Ok(Json(json!(path)).into_response());
     }
     Ok((StatusCode::NOT_FOUND, format!("File {path} not found")).into_response())

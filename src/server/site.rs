@@ -82,8 +82,8 @@ impl Site {
     /// Opens the database, with the objects that are there from the start.
     pub(super) fn database(&self) -> Result<Connection, ServerError> {
         let path = self.dir.join("server.db");
+        restrict(&path).map_err(ServerError::Data)?;
         let mut db = storage::open(&path)?;
-        restrict(&path)?;
         let failed = |why: String| ServerError::Database { path: path.clone(), why };
         let transaction = db.transaction().map_err(|error| failed(error.to_string()))?;
         populate(&transaction).map_err(|error| failed(error.message))?;
@@ -137,9 +137,13 @@ fn make_keys(path: &Path) -> Result<Keys, ServerError> {
     Ok(keys)
 }
 
-fn restrict(path: &Path) -> Result<(), ServerError> {
+/// Makes a file for the owner alone, before there is anything in it: SQLite gives its journal the mode of the database.
+fn restrict(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(ServerError::Data)
+
+    use fs_err::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 /// The user and the queue that every server starts with.
@@ -188,4 +192,27 @@ pub(super) fn new_credentials() -> Result<(String, String), ApiError> {
 pub(super) fn new_id() -> Result<String, ApiError> {
     let bytes = random::<16>().map_err(|error| ApiError::internal(&error))?;
     Ok(bytes.iter().map(|it| format!("{it:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_read_nothing_in_a_directory_that_was_there() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let site = Site::open(dir.path()).unwrap();
+        let db = site.database().unwrap();
+        site.write_config("http://a", "http://f").unwrap();
+        let modes = fs::read_dir(dir.path()).unwrap().map(|it| {
+            let it = it.unwrap();
+            (it.file_name().into_string().unwrap(), it.metadata().unwrap().permissions().mode() & 0o077)
+        });
+        let open: Vec<_> = modes.filter(|(_, mode)| *mode != 0).collect();
+        assert!(open.is_empty(), "{open:?}");
+        assert!(dir.path().join("server.db-wal").exists());
+        drop(db);
+    }
 }

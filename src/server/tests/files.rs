@@ -54,6 +54,8 @@ async fn a_file_is_uploaded_read_in_part_and_deleted() {
     assert_eq!(part.headers()[CONTENT_RANGE], "bytes 2-4/10");
     assert_eq!(bytes(part).await, b"234");
 
+    let directory = ask(&server, Method::DELETE, "/demo").body(Body::empty()).unwrap();
+    assert_eq!(send(&server, directory).await.status(), StatusCode::NOT_FOUND);
     let deleted = send(&server, ask(&server, Method::DELETE, url).body(Body::empty()).unwrap()).await;
     assert_eq!(deleted.status(), StatusCode::OK);
     for method in [Method::GET, Method::DELETE] {

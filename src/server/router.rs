@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -24,6 +24,9 @@ use super::wire::{Envelope, Route, parse_path};
 /// The largest body of an API call, in bytes.
 const MAX_BODY: usize = 128 << 20;
 
+/// The largest body that is read before anybody asks who sent it, in bytes.
+const MAX_STRANGERS_BODY: u64 = 64 << 10;
+
 /// What all requests share.
 pub(super) struct Shared {
     pub site: Site,
@@ -42,7 +45,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response();
     }
     let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_string());
-    let body = match read(body).await {
+    let body = match read(&shared, &parts.headers, body).await {
         Ok(body) => body,
         Err(error) => {
             return Envelope { route: parse_path(parts.uri.path()), actual: None, result: Err(error) }.into_response();
@@ -62,7 +65,16 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     }
 }
 
-async fn read(body: Body) -> Result<Bytes, ApiError> {
+/// Reads a body whole. A large one is kept in memory only for those with credentials.
+async fn read(shared: &Arc<Shared>, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    if body.size_hint().upper().is_none_or(|it| it > MAX_STRANGERS_BODY) {
+        let (shared, headers) = (shared.clone(), headers.clone());
+        let identified = tokio::task::spawn_blocking(move || {
+            let db = shared.db.lock().unwrap_or_else(PoisonError::into_inner);
+            auth::identify(&shared.site, &db, &headers)
+        });
+        identified.await.map_err(|error| ApiError::internal(&error))??;
+    }
     axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| ApiError::new(413, 0, "Request body is too large"))
 }
 

@@ -200,3 +200,27 @@ async fn models_are_put_out_read_and_deleted() {
     assert_eq!(task["task"]["models"]["output"], json!([]));
     assert_eq!(server.refusal("models.get_by_id", json!({"model": model})).await.1, 201);
 }
+
+#[tokio::test]
+async fn strangers_do_not_fill_the_memory() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::{Body, Bytes};
+    let server = TestServer::new();
+    let read = Arc::new(AtomicUsize::new(0));
+    let endless = || {
+        let read = read.clone();
+        let chunk = move |_| {
+            read.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 1 << 16]))
+        };
+        Body::from_stream(futures_util::StreamExt::map(futures_util::stream::iter(0..5000), chunk))
+    };
+    let stranger = axum::http::Request::post("/tasks.get_all").body(endless()).unwrap();
+    assert_eq!(server.send(stranger).await.body["meta"]["result_subcode"], 20);
+    assert_eq!(read.load(Ordering::Relaxed), 0);
+    let known = axum::http::Request::post("/tasks.get_all").header("Authorization", server.basic());
+    let answer = server.send(known.body(endless()).unwrap()).await;
+    assert_eq!(answer.status, 413);
+}

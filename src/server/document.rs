@@ -1,5 +1,7 @@
 //! Stored objects are JSON documents; these read and write them by dotted path.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 /// A task, project, queue, model or user.
@@ -13,6 +15,21 @@ pub(super) fn at<'a>(document: &'a Document, path: &str) -> Option<&'a Value> {
         value = value.get(part)?;
     }
     Some(value)
+}
+
+/// What a dotted path names as MongoDB reads it: the value there, or, where the path leads through a list, a list of the
+/// values that its items have there.
+pub(super) fn found<'a>(document: &'a Document, path: &str) -> Option<Cow<'a, Value>> {
+    if let Some(value) = at(document, path) {
+        return Some(Cow::Borrowed(value));
+    }
+    let (list, rest) = path.match_indices('.').find_map(|(dot, _)| {
+        let items = at(document, &path[..dot])?.as_array()?;
+        Some((items, &path[dot + 1..]))
+    })?;
+    let values = list.iter().filter_map(Value::as_object).filter_map(|it| found(it, rest));
+    let values: Vec<Value> = values.map(Cow::into_owned).collect();
+    (!values.is_empty()).then_some(Cow::Owned(Value::Array(values)))
 }
 
 /// The text at a dotted path, empty if there is none.
@@ -106,6 +123,17 @@ mod tests {
         let expected = json!({"status": "created", "script": {"requirements": {"pip": "a"}}, "runtime": {},
             "execution": {"queue": "q"}});
         assert_eq!(Value::Object(project(&task, &asked)), expected);
+    }
+
+    #[test]
+    fn a_path_leads_through_lists() {
+        let task = document(
+            json!({"models": {"input": [{"model": "a"}, {"name": "x"}, {"model": "b"}]}, "runtime": {"v": 1}}),
+        );
+        let named = |path: &str| found(&task, path).map(Cow::into_owned);
+        assert_eq!(named("models.input.model"), Some(json!(["a", "b"])));
+        assert_eq!(named("runtime.v"), Some(json!(1)));
+        assert_eq!((named("models.input.none"), named("models.output.model"), named("none.x")), (None, None, None));
     }
 
     #[test]

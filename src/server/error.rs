@@ -40,6 +40,10 @@ impl ApiError {
         Self::bad(12, format!("Validation error ({why})"))
     }
 
+    pub(super) fn too_small(field: &str, least: usize) -> Self {
+        Self::bad(12, format!("Validation error ({field} must be >={least}): field={field}"))
+    }
+
     pub(super) fn missing_fields(field: &str) -> Self {
         Self::bad(11, format!("Missing required fields: missing=({field})"))
     }
@@ -50,7 +54,11 @@ impl ApiError {
     }
 
     pub(super) fn values(why: &str, field: &str) -> Self {
-        Self::bad(13, format!("Fields error ({why}): field={field}"))
+        Self::bad(16, format!("Invalid value for fields ({why}): field={field}"))
+    }
+
+    pub(super) fn regex(field: &str) -> Self {
+        Self::bad(21, format!("Malformed regular expression: field={field}"))
     }
 
     pub(super) fn too_short(field: &str) -> Self {
@@ -107,6 +115,16 @@ impl ApiError {
 
     pub(super) fn model_is_ready(id: &str) -> Self {
         Self::bad(203, format!("Model is ready: model={id}"))
+    }
+
+    pub(super) fn model_in_use(tasks: usize) -> Self {
+        let why = "as execution model, use force=True to delete";
+        Self::bad(205, format!("Model is used by tasks ({why}): num_tasks={tasks}"))
+    }
+
+    pub(super) fn model_of_published(task: &str) -> Self {
+        let why = "and published, use force=True to delete";
+        Self::bad(206, format!("Task that created this model exists ({why}): task={task}"))
     }
 
     pub(super) fn project_id(id: &str) -> Self {

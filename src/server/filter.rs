@@ -1,5 +1,6 @@
 //! The conditions of a listing: lists with operators, bounds of dates, regular expressions.
 
+use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::clock::parse_millis;
@@ -156,10 +157,58 @@ impl Dates {
     }
 }
 
+/// Bounds of a number: `[least, greatest]`, either of them null.
+#[derive(Debug)]
+pub(super) struct Range {
+    least: Option<f64>,
+    greatest: Option<f64>,
+}
+
+impl Range {
+    /// Reads bounds; numbers may be texts.
+    pub(super) fn parse(field: &str, value: &Value) -> Result<Self, ApiError> {
+        let number = |it: &Value| match it {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_f64(),
+        };
+        match value.as_array().map(Vec::as_slice) {
+            Some([Value::Null, Value::Null]) => {
+                let why = format!("At least one of min or max values should be provided for field {field}");
+                Err(ApiError::validation(&why))
+            }
+            Some([least, greatest]) => Ok(Self { least: number(least), greatest: number(greatest) }),
+            _ => {
+                let why = format!("Min and max values should be specified for range field {field}");
+                Err(ApiError::validation(&why))
+            }
+        }
+    }
+
+    /// Whether a field's number is within them. Without a least, so is a field that has none.
+    pub(super) fn admit(&self, value: Option<&Value>) -> bool {
+        match value.and_then(Value::as_f64) {
+            Some(number) => self.least.is_none_or(|it| number >= it) && self.greatest.is_none_or(|it| number <= it),
+            None => self.least.is_none(),
+        }
+    }
+}
+
 /// A regular expression, unanchored and case-sensitive. `*` alone, which clients send, matches everything.
-pub(super) fn pattern(field: &str, expression: &str) -> Result<regex::Regex, ApiError> {
-    let expression = if expression == "*" { ".*" } else { expression };
-    regex::Regex::new(expression).map_err(|_| ApiError::values("invalid regular expression", field))
+pub(super) fn pattern(field: &str, expression: &str) -> Result<Regex, ApiError> {
+    compiled(field, &mut builder(expression))
+}
+
+/// The same, whatever the case of letters.
+pub(super) fn pattern_of_any_case(field: &str, expression: &str) -> Result<Regex, ApiError> {
+    compiled(field, builder(expression).case_insensitive(true))
+}
+
+fn builder(expression: &str) -> RegexBuilder {
+    RegexBuilder::new(if expression == "*" { ".*" } else { expression })
+}
+
+fn compiled(field: &str, builder: &mut RegexBuilder) -> Result<Regex, ApiError> {
+    builder.build().map_err(|_| ApiError::regex(field))
 }
 
 #[cfg(test)]
@@ -201,11 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_bounded() {
+        let range = |bounds: Value| Range::parse("f", &bounds);
+        let least = range(json!([0.5, null])).unwrap();
+        assert!(least.admit(Some(&json!(0.5))) && !least.admit(Some(&json!(0))) && !least.admit(None));
+        let greatest = range(json!([null, "2"])).unwrap();
+        assert!(greatest.admit(Some(&json!(2))) && !greatest.admit(Some(&json!(2.5))) && greatest.admit(None));
+        for wrong in [json!([null, null]), json!([1]), json!(1)] {
+            assert_eq!(range(wrong).unwrap_err().subcode, 12);
+        }
+    }
+
+    #[test]
     fn names_escaped_by_python_are_read() {
         let regex = pattern("name", r"^train\ one\-\#\&\~$").unwrap();
         assert!(regex.is_match("train one-#&~"));
         assert!(pattern("name", "efaul").unwrap().is_match("default"));
         assert!(!pattern("name", "DEFAULT").unwrap().is_match("default"));
-        assert!(pattern("name", "(").is_err());
+        assert!(pattern_of_any_case("name", "DEFAULT").unwrap().is_match("default"));
+        assert_eq!(pattern("name", "(").unwrap_err().subcode, 21);
     }
 }

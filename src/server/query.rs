@@ -6,10 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Call, Reply};
 use super::clock::parse_millis;
-use super::document::{Document, at, project, texts};
+use super::document::{Document, at, found, project, texts};
 use super::error::ApiError;
-use super::filter::{Dates, Terms, pattern};
+use super::filter::{Dates, Range, Terms, pattern, pattern_of_any_case};
 use super::storage::{Kind, Narrow, list};
+
+/// The largest page, and the size of one where none is asked for.
+const MAX_PAGE: usize = 500;
 
 /// What can be asked of a kind of document.
 pub(super) struct Spec {
@@ -18,10 +21,12 @@ pub(super) struct Spec {
     pub fields: &'static [&'static str],
     /// Fields that the database narrows by.
     pub narrow: &'static [&'static str],
-    /// Fields asked for by lists of values.
+    /// Fields asked for by lists of values. `x.*` here and below stands for every path below `x`.
     pub lists: &'static [&'static str],
     /// Fields asked for by one value.
     pub equal: &'static [&'static str],
+    /// Fields asked for by the least and the greatest number.
+    pub ranges: &'static [&'static str],
     /// Fields asked for by bounds.
     pub dates: &'static [&'static str],
     /// Fields asked for by a regular expression.
@@ -66,7 +71,7 @@ pub(super) fn get_all(call: &Call<'_>, spec: &Spec) -> Result<Found, ApiError> {
     let mut documents = candidates(call, spec)?;
     documents.retain(|document| filters.iter().all(|it| it(document)));
     sort(&mut documents, &order);
-    let scroll = paginate(call, &mut documents);
+    let scroll = paginate(call, &mut documents)?;
     Ok(Found { documents, only, scroll })
 }
 
@@ -114,26 +119,23 @@ type Filter<'a> = Box<dyn Fn(&Document) -> bool + 'a>;
 
 fn filters<'a>(call: &'a Call<'_>, spec: &'a Spec) -> Result<Vec<Filter<'a>>, ApiError> {
     let mut filters: Vec<Filter<'a>> = Vec::new();
-    for field in spec.lists.iter().copied() {
-        let items = match call.body.get(field) {
-            None | Some(Value::Null) => continue,
-            Some(Value::Array(items)) => items.clone(),
-            Some(one) => vec![one.clone()],
-        };
-        if let Some(terms) = Terms::parse(field, &items)? {
-            filters.push(Box::new(move |it| terms.admit(at(it, field))));
+    for (field, value) in asked(call, spec.lists) {
+        let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
+        if let Some(terms) = Terms::parse(field, items)? {
+            filters.push(Box::new(move |it| terms.admit(found(it, field).as_deref())));
         }
     }
-    for field in spec.equal.iter().copied() {
-        if let Some(value) = call.body.get(field).filter(|it| !it.is_null()) {
-            filters.push(Box::new(move |it| at(it, field) == Some(value)));
-        }
+    for (field, value) in asked(call, spec.equal) {
+        let is = move |it: &Value| it == value || it.as_array().is_some_and(|all| all.contains(value));
+        filters.push(Box::new(move |it| found(it, field).is_some_and(|it| is(&it))));
     }
-    for field in spec.dates.iter().copied() {
-        if let Some(value) = call.body.get(field).filter(|it| !it.is_null()) {
-            let dates = Dates::parse(field, value)?;
-            filters.push(Box::new(move |it| dates.admit(at(it, field))));
-        }
+    for (field, value) in asked(call, spec.ranges) {
+        let range = Range::parse(field, value)?;
+        filters.push(Box::new(move |it| range.admit(at(it, field))));
+    }
+    for (field, value) in asked(call, spec.dates) {
+        let dates = Dates::parse(field, value)?;
+        filters.push(Box::new(move |it| dates.admit(at(it, field))));
     }
     for field in spec.patterns.iter().copied() {
         if let Some(expression) = call.text(field) {
@@ -160,11 +162,19 @@ fn filters<'a>(call: &'a Call<'_>, spec: &'a Spec) -> Result<Vec<Filter<'a>>, Ap
     Ok(filters)
 }
 
-/// `_any_` and `_all_`: one condition over several fields.
+/// The fields of a call's body that a specification names, with what is asked of them.
+fn asked<'a>(call: &'a Call<'_>, fields: &'a [&'static str]) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    let named =
+        |key: &str| fields.iter().any(|it| it.strip_suffix('*').map_or(*it == key, |prefix| key.starts_with(prefix)));
+    let present = call.body.iter().filter(move |(key, value)| !value.is_null() && named(key));
+    present.map(|(key, value)| (key.as_str(), value))
+}
+
+/// `_any_` and `_all_`: one condition over several fields. Patterns are those of any case here.
 fn many<'a>(condition: &'a Map<String, Value>, all: bool) -> Result<Filter<'a>, ApiError> {
     let fields = texts(condition, "fields");
     if let Some(expression) = condition.get("pattern").and_then(Value::as_str) {
-        let regex = pattern("pattern", expression)?;
+        let regex = pattern_of_any_case("pattern", expression)?;
         return Ok(Box::new(move |it| combine(all, fields.iter().map(|field| matches(&regex, it, field)))));
     }
     if let Some(value) = condition.get("datetime") {
@@ -173,7 +183,9 @@ fn many<'a>(condition: &'a Map<String, Value>, all: bool) -> Result<Filter<'a>, 
     }
     if let Some(values) = condition.get("values").and_then(Value::as_array) {
         let Some(terms) = Terms::parse("values", values)? else { return Ok(Box::new(|_| true)) };
-        return Ok(Box::new(move |it| combine(all, fields.iter().map(|field| terms.admit(at(it, field))))));
+        return Ok(Box::new(move |it| {
+            combine(all, fields.iter().map(|field| terms.admit(found(it, field).as_deref())))
+        }));
     }
     Err(ApiError::values("pattern, datetime or values expected", "fields"))
 }
@@ -183,7 +195,7 @@ fn combine(all: bool, mut verdicts: impl Iterator<Item = bool>) -> bool {
 }
 
 fn matches(regex: &regex::Regex, document: &Document, field: &str) -> bool {
-    match at(document, field) {
+    match found(document, field).as_deref() {
         Some(Value::String(text)) => regex.is_match(text),
         Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).any(|it| regex.is_match(it)),
         _ => false,
@@ -224,23 +236,27 @@ fn parse_date(text: &str) -> Option<i64> {
     (text.len() > 18 && text.as_bytes()[4] == b'-').then(|| parse_millis(text)).flatten()
 }
 
-/// Cuts to the page asked for. With `size` alone the listing scrolls: the answer's `scroll_id` is where it goes on.
-fn paginate(call: &Call<'_>, documents: &mut Vec<Document>) -> Option<String> {
-    let number = |field| call.integer(field).and_then(|it| usize::try_from(it).ok());
-    let (mut start, mut length) = (number("start").unwrap_or(0), number("size"));
-    let mut scrolls = length.is_some() && call.body.contains_key("scroll_id");
-    if let Some(size) = number("page_size") {
-        start = number("page").unwrap_or(0).saturating_mul(size);
-        length = Some(size);
-        scrolls = false;
-    } else if let Some(position) = call.text("scroll_id").and_then(|it| it.parse().ok()) {
-        start = if call.flag("refresh_scroll") { 0 } else { position };
-        scrolls = true;
+/// Cuts to the page asked for, the first where none is. With `size` the listing scrolls: the answer's `scroll_id` is
+/// where it goes on.
+fn paginate(call: &Call<'_>, documents: &mut Vec<Document>) -> Result<Option<String>, ApiError> {
+    let number = |field, least: usize| match call.integer(field).map(usize::try_from) {
+        None => Ok(None),
+        Some(Ok(number)) if number >= least => Ok(Some(number)),
+        Some(_) => Err(ApiError::too_small(field, least)),
+    };
+    let (page, page_size) = (number("page", 0)?.unwrap_or(0), number("page_size", 1)?);
+    if let (Some(size), None) = (number("size", 1)?, page_size) {
+        let position = call.text("scroll_id").and_then(|it| it.parse().ok()).filter(|_| !call.flag("refresh_scroll"));
+        let start = position.map_or_else(|| number("start", 0), |it| Ok(Some(it)))?.unwrap_or(0);
+        cut(documents, start, size);
+        return Ok(Some(start.saturating_add(documents.len()).to_string()));
     }
+    let size = page_size.unwrap_or(MAX_PAGE).min(MAX_PAGE);
+    cut(documents, page.saturating_mul(size), size);
+    Ok(None)
+}
+
+fn cut(documents: &mut Vec<Document>, start: usize, length: usize) {
     documents.drain(..start.min(documents.len()));
-    if let Some(length) = length {
-        documents.truncate(length);
-    }
-    (scrolls || (length.is_some() && number("page_size").is_none()))
-        .then(|| start.saturating_add(documents.len()).to_string())
+    documents.truncate(length);
 }

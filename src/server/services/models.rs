@@ -47,7 +47,8 @@ const SPEC: Spec = Spec {
     ],
     narrow: &["id", "project", "task"],
     lists: &["id", "user", "tags", "system_tags", "project", "task", "parent", "framework", "uri"],
-    equal: &["ready"],
+    equal: &["ready", "metadata.*"],
+    ranges: &["last_iteration", "last_metrics.*"],
     dates: &["created", "last_update"],
     patterns: &["name", "comment"],
 };
@@ -118,7 +119,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint("models.archive_many", V1, MANY, |call| many(call, |call, model| set_archived(call, model, true))),
     endpoint("models.unarchive_many", V1, MANY, |call| many(call, |call, model| set_archived(call, model, false))),
     endpoint("models.delete", V1, &[must("model", Text), may("force", Flag)], delete),
-    endpoint("models.delete_many", V1, MANY, |call| many(call, |call, model| remove(call, &model))),
+    endpoint("models.delete_many", V1, MANY, |call| many(call, |call, model| delete_if_allowed(call, &model))),
     endpoint("models.move", V1, &[must("ids", List), may("project", Text), may("project_name", Text)], move_models),
     endpoint(
         "models.add_or_update_metadata",
@@ -325,8 +326,28 @@ fn remove(call: &Call<'_>, model: &Document) -> Result<Value, ApiError> {
     Ok(json!({"deleted": deleted, "url": model.get("uri")}))
 }
 
+/// A model that tasks read, or that a published task put out, stays unless forced.
+fn delete_if_allowed(call: &Call<'_>, model: &Document) -> Result<Value, ApiError> {
+    if !call.flag("force") {
+        let id = text(model, "id");
+        let reads = |task: &Document| {
+            let inputs = at(task, "models.input").and_then(Value::as_array);
+            inputs.is_some_and(|it| it.iter().any(|it| it["model"] == id))
+        };
+        let readers = storage::list(call.db, Kind::Task, &[])?.iter().filter(|it| reads(it)).count();
+        if readers > 0 {
+            return Err(ApiError::model_in_use(readers));
+        }
+        let maker = text(model, "task");
+        if load(call.db, Kind::Task, maker)?.is_some_and(|it| text(&it, "status") == "published") {
+            return Err(ApiError::model_of_published(maker));
+        }
+    }
+    remove(call, model)
+}
+
 fn delete(call: &mut Call<'_>) -> Result<Reply, ApiError> {
-    Ok(remove(call, &find(call)?)?.into())
+    Ok(delete_if_allowed(call, &find(call)?)?.into())
 }
 
 fn many(call: &Call<'_>, act: impl Fn(&Call<'_>, Document) -> Result<Value, ApiError>) -> Result<Reply, ApiError> {

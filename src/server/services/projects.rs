@@ -41,6 +41,7 @@ const SPEC: Spec = Spec {
     narrow: &["id"],
     lists: &["id", "user", "tags", "system_tags", "parent", "path"],
     equal: &[],
+    ranges: &[],
     dates: &["created", "last_update"],
     patterns: &["name", "basename", "description"],
 };

@@ -35,6 +35,7 @@ const SPEC: Spec = Spec {
     narrow: &["id"],
     lists: &["id", "tags", "system_tags"],
     equal: &[],
+    ranges: &[],
     dates: &["created", "last_update"],
     patterns: &["name"],
 };

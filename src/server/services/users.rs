@@ -17,6 +17,7 @@ const SPEC: Spec = Spec {
     narrow: &["id"],
     lists: &["id"],
     equal: &[],
+    ranges: &[],
     dates: &["created"],
     patterns: &["name"],
 };

@@ -163,7 +163,10 @@ fn seen(call: &Call<'_>) -> Result<Vec<Document>, ApiError> {
         let (asked, has) = (call.texts(field), texts(worker, field));
         asked.is_empty() || asked.iter().any(|it| has.contains(it))
     };
-    let since = call.integer("last_seen").filter(|it| *it > 0).map(|it| call.now.millis() - it * 1000);
+    let since = call
+        .integer("last_seen")
+        .filter(|it| *it > 0)
+        .map(|it| call.now.millis().saturating_sub(it.saturating_mul(1000)));
     workers.retain(|worker| {
         let reported = parse_millis(text(worker, "last_report_time")).unwrap_or_default();
         since.is_none_or(|since| reported >= since) && wanted(worker, "tags") && wanted(worker, "system_tags")
@@ -240,7 +243,7 @@ fn set_runtime_properties(call: &mut Call<'_>) -> Result<Reply, ApiError> {
             }
             other => other.to_string(),
         };
-        let expires = item["expiry"].as_i64().filter(|it| *it > 0).map(|it| call.now.seconds() + it);
+        let expires = item["expiry"].as_i64().filter(|it| *it > 0).map(|it| call.now.seconds().saturating_add(it));
         call.db.execute(
             "INSERT INTO properties (worker, key, value, expires) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (worker, key) DO UPDATE SET value = ?3, expires = ?4",

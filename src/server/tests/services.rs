@@ -38,6 +38,115 @@ async fn listings_are_filtered_ordered_paged_and_cut() {
 }
 
 #[tokio::test]
+async fn listings_ask_for_what_lies_deep() {
+    let server = TestServer::new();
+    let model = server.data(
+        "models.create",
+        json!({"name": "net", "uri": "file:///m", "ready": false,
+        "metadata": [{"key": "kind", "type": "str", "value": "small"}]}),
+    );
+    let model = model.await["id"].clone();
+    server.data("models.create", json!({"name": "other", "uri": "file:///o", "metadata": []})).await;
+    for (name, version, value) in [("task one", "1.0", 0.25), ("Task two", "2.0", 0.75)] {
+        let task = server.task(name).await;
+        let params = json!({"Args": {"lr": {"value": version}}});
+        let edit = json!({"task": task, "runtime": {"version": version}, "hyperparams": params});
+        server.data("tasks.edit", edit).await;
+        server
+            .data(
+                "events.add",
+                json!({"type": "training_stats_scalar", "task": task, "metric": "loss",
+            "variant": "train", "iter": 3, "value": value}),
+            )
+            .await;
+    }
+    let one = json!({"name": "^task one$", "only_fields": ["id"]});
+    let one = server.data("tasks.get_all", one).await["tasks"][0]["id"].clone();
+    let used = json!({"task": one, "name": "in", "type": "input", "model": model});
+    server.data("tasks.add_or_update_model", used).await;
+    let names = async |endpoint: &str, body: Value| -> Vec<String> {
+        let data = server.data(endpoint, body).await;
+        let list = data.as_object().unwrap().values().next().unwrap().as_array().unwrap();
+        list.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let loss = {
+        let task = server.data("tasks.get_by_id", json!({"task": one})).await;
+        let metrics = task["task"]["last_metrics"].as_object().unwrap();
+        let (metric, variants) = metrics.iter().next().unwrap();
+        format!("last_metrics.{metric}.{}.max_value", variants.as_object().unwrap().keys().next().unwrap())
+    };
+    for (body, expected) in [
+        (json!({"runtime.version": "2.0"}), &["Task two"][..]),
+        (json!({"hyperparams.Args.lr.value": ["1.0"]}), &["task one"]),
+        (json!({(loss.as_str()): [0.5, null]}), &["Task two"]),
+        (json!({(loss.as_str()): [null, 0.5]}), &["task one"]),
+        (json!({"last_iteration": [4, null]}), &[]),
+        (json!({"models.input.model": model}), &["task one"]),
+        (json!({"_any_": {"fields": ["name", "comment"], "pattern": "^task"}}), &["task one", "Task two"]),
+        (json!({"name": "^task"}), &["task one"]),
+    ] {
+        assert_eq!(names("tasks.get_all", body.clone()).await, expected, "{body}");
+    }
+    assert_eq!(names("models.get_all", json!({"metadata.kind.value": "small"})).await, ["net"]);
+    assert_eq!(names("models.get_all", json!({"metadata.kind.value": "large"})).await, [""; 0]);
+    assert_eq!(server.refusal("tasks.get_all", json!({"last_iteration": 4})).await.1, 12);
+
+    // What a task reads is not deleted under it.
+    assert_eq!(server.refusal("models.delete", json!({"model": model})).await.1, 205);
+    server.data("models.delete", json!({"model": model, "force": true})).await;
+}
+
+#[tokio::test]
+async fn an_answer_has_an_end() {
+    let server = TestServer::new();
+    let task = server.task("long list").await;
+    {
+        let db = server.shared.db.lock().unwrap();
+        for index in 0..600 {
+            let task = json!({"id": format!("{index:032}"), "name": "one of many", "status": "created"});
+            crate::server::storage::insert(&db, crate::server::storage::Kind::Task, task.as_object().unwrap()).unwrap();
+        }
+        let log = "INSERT INTO events (task, type, metric, variant, timestamp, body)
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10100)
+            SELECT ?, 'log', '', '', i, '{}' FROM n";
+        db.execute(log, [&task]).unwrap();
+    }
+    let count = async |body: Value| server.data("tasks.get_all", body).await["tasks"].as_array().unwrap().len();
+    assert_eq!(count(json!({})).await, 500);
+    assert_eq!(count(json!({"page_size": 10_000})).await, 500);
+    assert_eq!(count(json!({"page": 1, "page_size": 10_000})).await, 101);
+    assert_eq!(server.refusal("tasks.get_all", json!({"page_size": 0})).await.1, 12);
+    assert_eq!(server.refusal("tasks.get_all", json!({"page": -1})).await.1, 12);
+    let log = server.data("events.get_task_log", json!({"task": task, "batch_size": i64::MAX})).await;
+    assert_eq!((&log["returned"], &log["total"]), (&json!(10_000), &json!(10_100)));
+}
+
+#[tokio::test]
+async fn numbers_beyond_all_bounds_do_no_harm() {
+    let server = TestServer::new();
+    let task = server.task("far away").await;
+    server.data("workers.register", json!({"worker": "w:0", "timeout": i64::MAX})).await;
+    assert_eq!(server.data("workers.get_count", json!({"last_seen": i64::MAX})).await["count"], 1);
+    let forever = json!([{"key": "k", "value": "v", "expiry": i64::MAX}]);
+    server.data("workers.set_runtime_properties", json!({"worker": "w:0", "runtime_properties": forever})).await;
+    server.data("events.clear_task_log", json!({"task": task, "threshold_sec": i64::MAX})).await;
+    let scroll = json!({"task": task, "scroll_id": i64::MAX.to_string()});
+    server.data("events.get_task_events", scroll).await;
+    let scroll = json!({"metrics": [{"task": task}], "scroll_id": usize::MAX.to_string()});
+    server.data("events.plots", scroll).await;
+}
+
+#[tokio::test]
+async fn a_clone_of_a_task_without_models_has_empty_lists() {
+    let server = TestServer::new();
+    let task = server.task("no models").await;
+    server.data("tasks.edit", json!({"task": task, "models": {}})).await;
+    let clone = server.data("tasks.clone", json!({"task": task})).await["id"].clone();
+    let data = server.data("tasks.get_by_id", json!({"task": clone})).await;
+    assert_eq!(data["task"]["models"], json!({"input": [], "output": []}));
+}
+
+#[tokio::test]
 async fn a_draft_is_edited_and_its_parameters_too() {
     let server = TestServer::new();
     let task = server.task("params task").await;

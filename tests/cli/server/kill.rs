@@ -68,16 +68,15 @@ fn check(server: &Server, notes: &BTreeMap<String, Told>, stored: &[String]) {
     let entries: Vec<&str> =
         queue["queue"]["entries"].as_array().unwrap().iter().map(|it| it["task"].as_str().unwrap()).collect();
     let ids: Vec<&String> = notes.keys().collect();
-    let fields = json!({"id": ids, "only_fields": ["id", "status"]});
-    let tasks = server.call("tasks.get_all", &fields);
-    let statuses: BTreeMap<&str, &str> = tasks["tasks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|it| (it["id"].as_str().unwrap(), it["status"].as_str().unwrap()))
-        .collect();
+    let mut statuses: BTreeMap<String, String> = BTreeMap::new();
+    // A listing ends after five hundred.
+    for ids in ids.chunks(500) {
+        let tasks = server.call("tasks.get_all", &json!({"id": ids, "only_fields": ["id", "status"]}));
+        let text = |it: &Value, field: &str| it[field].as_str().unwrap().to_owned();
+        statuses.extend(tasks["tasks"].as_array().unwrap().iter().map(|it| (text(it, "id"), text(it, "status"))));
+    }
     for (id, told) in notes {
-        let status = statuses.get(id.as_str()).copied().unwrap_or("(gone)");
+        let status = statuses.get(id.as_str()).map_or("(gone)", String::as_str);
         assert!(status == told.acknowledged || status == told.asked, "{id}: {status}, was told {}", told.acknowledged);
         if status == "queued" {
             assert_eq!(entries.iter().filter(|it| *it == id).count(), 1, "{id} is queued and not in its queue once");

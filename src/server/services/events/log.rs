@@ -9,6 +9,14 @@ use crate::server::clock::event_time;
 use crate::server::document::text;
 use crate::server::error::ApiError;
 
+/// The most events in one answer.
+const MAX_BATCH: i64 = 10_000;
+
+/// How many events are asked for.
+fn batch_size(call: &Call<'_>) -> i64 {
+    call.integer("batch_size").filter(|it| *it > 0).unwrap_or(500).min(MAX_BATCH)
+}
+
 /// A query's events, and how many there are in all.
 fn read(call: &Call<'_>, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Value>, ApiError> {
     let mut query = call.db.prepare_cached(sql)?;
@@ -26,7 +34,7 @@ fn total(call: &Call<'_>, task: &str, kind: &str) -> Result<i64, ApiError> {
 pub(super) fn get(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let task = call.required("task")?;
     owner(call, task)?;
-    let size = call.integer("batch_size").filter(|it| *it > 0).unwrap_or(500);
+    let size = batch_size(call);
     let from = call.body.get("from_timestamp").and_then(Value::as_f64).map(|it| it as i64);
     let earlier = call.body.get("navigate_earlier") != Some(&json!(false));
     let sql = if earlier {
@@ -50,7 +58,7 @@ pub(super) fn clear(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let task = call.required("task")?;
     owner(call, task)?;
     let before = match call.integer("threshold_sec") {
-        Some(seconds) => call.now.millis() - seconds * 1000,
+        Some(seconds) => call.now.millis().saturating_sub(seconds.saturating_mul(1000)),
         None => i64::MAX,
     };
     let sql = "DELETE FROM events WHERE task = ? AND type = 'log' AND timestamp < ?";
@@ -90,14 +98,14 @@ pub(super) fn download(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 fn page(call: &Call<'_>, kind: Option<&str>, metric: Option<&str>, order: &str) -> Result<Reply, ApiError> {
     let task = text(&call.body, "task");
     owner(call, task)?;
-    let size = call.integer("batch_size").filter(|it| *it > 0).unwrap_or(500);
+    let size = batch_size(call);
     let start: i64 = call.text("scroll_id").and_then(|it| it.parse().ok()).unwrap_or_default();
     let condition = "task = ?1 AND (?2 IS NULL OR type = ?2) AND (?3 IS NULL OR metric = ?3)";
     let sql = format!("SELECT body FROM events WHERE {condition} ORDER BY {order} LIMIT ?4 OFFSET ?5");
     let events = read(call, &sql, params![task, kind, metric, size, start])?;
     let mut query = call.db.prepare_cached(&format!("SELECT count(*) FROM events WHERE {condition}"))?;
     let total: i64 = query.query_row(params![task, kind, metric], |row| row.get(0))?;
-    let read = start + i64::try_from(events.len()).unwrap_or_default();
+    let read = start.saturating_add(i64::try_from(events.len()).unwrap_or_default());
     Ok(json!({"returned": events.len(), "total": total, "scroll_id": read.to_string(), "events": events}).into())
 }
 

@@ -85,5 +85,5 @@ fn by_iteration(call: &Call<'_>, kind: &str) -> Result<Reply, ApiError> {
         let iterations: Vec<Value> = groups.map(|it| json!({"iter": it[0]["iter"], "events": it})).collect();
         metrics.push(json!({"task": id, "iterations": iterations}));
     }
-    Ok(json!({"metrics": metrics, "scroll_id": (start + count).to_string()}).into())
+    Ok(json!({"metrics": metrics, "scroll_id": start.saturating_add(count).to_string()}).into())
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::edit::{apply, tags_without_duplicates};
 use super::store::{Task, draft};
 use crate::server::call::{Call, Reply};
-use crate::server::document::{Document, object, put, text};
+use crate::server::document::{Document, at, object, put, text};
 use crate::server::error::ApiError;
 use crate::server::services::projects;
 use crate::server::site::new_id;
@@ -57,7 +57,8 @@ pub(super) fn clone(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         put(&mut task, field, source.get(field).cloned());
     }
     task.insert("execution".into(), cloned_execution(&source, call.object("execution_overrides")));
-    object(&mut task, "models").insert("input".into(), source["models"]["input"].clone());
+    let inputs = at(&source, "models.input").cloned();
+    object(&mut task, "models").insert("input".into(), inputs.unwrap_or_else(|| json!([])));
     object(&mut task, "output").remove("result");
     object(&mut task, "output").remove("error");
     put(&mut task, "parent", Some(json!(call.text("new_task_parent").unwrap_or(id))));

@@ -60,7 +60,7 @@ pub(super) const SPEC: Spec = Spec {
         "input",
     ],
     narrow: &["id", "project", "status", "parent"],
-    lists: &["id", "user", "tags", "system_tags", "type", "status", "project", "parent"],
+    lists: &["id", "user", "tags", "system_tags", "type", "status", "project", "parent", "hyperparams.*"],
     equal: &[
         "execution.queue",
         "models.input.model",
@@ -70,7 +70,9 @@ pub(super) const SPEC: Spec = Spec {
         "script.entry_point",
         "container.image",
         "last_worker",
+        "runtime.*",
     ],
+    ranges: &["active_duration", "last_iteration", "last_metrics.*"],
     dates: &["created", "started", "completed", "status_changed", "last_update", "last_change"],
     patterns: &["name", "comment", "report"],
 };

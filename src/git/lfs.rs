@@ -22,6 +22,8 @@ use crate::http::{self, Retry};
 const BATCH: usize = 100;
 /// Objects fetched at the same time, as git-lfs does.
 const AT_ONCE: usize = 8;
+/// The longest answer about a batch that is read, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
 const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
 /// What stands in a file in place of its content.
@@ -308,8 +310,14 @@ impl Client<'_> {
                 login = Some(next.ok_or("the server wants other credentials")?);
                 continue;
             }
-            let response = http::expect_success(response).await.map_err(|it| reason(&it))?;
-            let bytes = response.bytes().await.map_err(|it| reason(&it.without_url()))?;
+            let mut response = http::expect_success(response).await.map_err(|it| reason(&it))?;
+            let mut bytes = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|it| reason(&it.without_url()))? {
+                if bytes.len() + chunk.len() > MAX_ANSWER {
+                    return Err("its answer has no end".to_owned());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
             let offered = serde_json::from_slice(&bytes).map_err(|it| format!("its answer cannot be read: {it}"))?;
             return Ok((offered, login));
         }

@@ -136,7 +136,7 @@ impl ApiError {
     }
 
     pub(super) fn project_has_models(count: usize) -> Self {
-        Self::bad(404, format!("Project has associated models (use force=true to delete): models={count}"))
+        Self::bad(405, format!("Project has associated models (use force=true to delete): models={count}"))
     }
 
     pub(super) fn queue_id(id: &str, company: &str) -> Self {
@@ -161,7 +161,7 @@ impl ApiError {
     }
 
     pub(super) fn user_id(id: &str) -> Self {
-        Self::bad(1002, format!("Invalid user id: user={id}"))
+        Self::bad(301, format!("Invalid user id: id={id}"))
     }
 
     pub(super) fn internal(what: &dyn std::fmt::Display) -> Self {

@@ -168,13 +168,6 @@ pub(super) fn id_by_name(db: &Connection, kind: Kind, name: &str) -> Result<Opti
     Ok(query.query_row([name], |row| row.get(0)).optional()?)
 }
 
-/// How many documents have that value in a generated column.
-pub(super) fn count(db: &Connection, kind: Kind, column: &str, value: &str) -> Result<usize, ApiError> {
-    let mut query = db.prepare_cached(&format!("SELECT count(*) FROM {} WHERE {column} = ?", kind.table()))?;
-    let count: i64 = query.query_row([value], |row| row.get(0))?;
-    Ok(usize::try_from(count).unwrap_or_default())
-}
-
 fn is_constraint(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }

@@ -11,7 +11,7 @@ use crate::server::document::{Document, at, document, object, text, texts};
 use crate::server::error::ApiError;
 use crate::server::query::{Spec, get_all as query};
 use crate::server::site::new_id;
-use crate::server::storage::{self, Kind, Narrow, count, id_by_name, insert, load, save};
+use crate::server::storage::{self, Kind, Narrow, id_by_name, insert, load, save};
 
 const V1: Version = Version(1, 0);
 
@@ -272,26 +272,32 @@ fn subtree(call: &Call<'_>, project: &Document) -> Result<Vec<String>, ApiError>
     Ok(ids)
 }
 
-fn contents(call: &Call<'_>, ids: &[String], kind: Kind) -> Result<usize, ApiError> {
-    ids.iter().map(|id| count(call.db, kind, "project", id)).sum()
+/// How many tasks or models are in projects, and how many of them are not archived.
+fn contents(call: &Call<'_>, ids: &[String], kind: Kind) -> Result<(usize, usize), ApiError> {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let all = storage::list(call.db, kind, &[Narrow { column: "project", values: &ids }])?;
+    let active = all.iter().filter(|it| !texts(it, "system_tags").contains(&"archived")).count();
+    Ok((all.len(), active))
 }
 
 fn validate_delete(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let ids = subtree(call, &find(call)?)?;
     let (tasks, models) = (contents(call, &ids, Kind::Task)?, contents(call, &ids, Kind::Model)?);
-    Ok(json!({"tasks": tasks, "non_archived_tasks": tasks, "models": models, "non_archived_models": models}).into())
+    Ok(json!({"tasks": tasks.0, "non_archived_tasks": tasks.1, "models": models.0, "non_archived_models": models.1})
+        .into())
 }
 
 fn delete(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let project = find(call)?;
     let ids = subtree(call, &project)?;
     let (tasks, models) = (contents(call, &ids, Kind::Task)?, contents(call, &ids, Kind::Model)?);
+    // What is archived does not hold a project back.
     if !call.flag("force") {
-        if tasks > 0 {
-            return Err(ApiError::project_has_tasks(tasks));
+        if tasks.1 > 0 {
+            return Err(ApiError::project_has_tasks(tasks.1));
         }
-        if models > 0 {
-            return Err(ApiError::project_has_models(models));
+        if models.1 > 0 {
+            return Err(ApiError::project_has_models(models.1));
         }
     }
     let wanted: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -319,8 +325,8 @@ fn delete(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     }
     let key = if contents { "deleted" } else { "disassociated" };
     let mut answer = json!({"deleted": ids.len(), "disassociated_tasks": 0, "deleted_models": 0, "deleted_tasks": 0});
-    answer[format!("{key}_tasks")] = json!(tasks);
-    answer[format!("{key}_models")] = json!(models);
+    answer[format!("{key}_tasks")] = json!(tasks.0);
+    answer[format!("{key}_models")] = json!(models.0);
     Ok(answer.into())
 }
 

@@ -122,6 +122,24 @@ async fn an_answer_has_an_end() {
 }
 
 #[tokio::test]
+async fn what_is_archived_holds_no_project_back() {
+    let server = TestServer::new();
+    let project = server.data("projects.create", json!({"name": "done with"})).await["id"].clone();
+    let task = json!({"name": "old one", "type": "training", "project": project});
+    let task = server.data("tasks.create", task).await["id"].clone();
+    server.data("models.create", json!({"name": "old model", "uri": "file:///m", "project": project})).await;
+    assert_eq!(server.refusal("projects.delete", json!({"project": project})).await.1, 402);
+    server.data("tasks.archive", json!({"tasks": [task]})).await;
+    assert_eq!(server.refusal("projects.delete", json!({"project": project})).await.1, 405);
+    let models = server.data("models.get_all", json!({"only_fields": ["id"]})).await["models"][0]["id"].clone();
+    server.data("models.archive_many", json!({"ids": [models]})).await;
+    let contents = server.data("projects.validate_delete", json!({"project": project})).await;
+    assert_eq!((&contents["tasks"], &contents["non_archived_tasks"]), (&json!(1), &json!(0)));
+    assert_eq!(server.data("projects.delete", json!({"project": project})).await["deleted"], 1);
+    assert_eq!(server.refusal("users.get_by_id", json!({"user": "nobody"})).await.1, 301);
+}
+
+#[tokio::test]
 async fn numbers_beyond_all_bounds_do_no_harm() {
     let server = TestServer::new();
     let task = server.task("far away").await;

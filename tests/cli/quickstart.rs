@@ -1,6 +1,6 @@
 //! The README's first command, as a stranger runs it.
 
-use crate::support::{Engine, TestContext, require};
+use crate::support::{Engine, TestContext, require, user};
 
 /// What must be on the screen in the end, with and without Docker.
 fn shows_all(text: &str) {
@@ -42,6 +42,19 @@ fn quickstart_natively_where_there_is_no_engine() {
     let context = TestContext::warm();
     let nowhere = format!("unix://{}", context.path("no-such-socket").display());
     let outcome = context.agent().env("DOCKER_HOST", nowhere).arg("quickstart").run().success();
+    shows_all(&outcome.stdout);
+    assert!(outcome.stdout.contains("$ agent run oci:"), "{}", outcome.stdout);
+}
+
+#[test]
+fn quickstart_of_another_user_without_rights() {
+    require(Engine::Git);
+    let context = TestContext::new();
+    let user = user();
+    context.command("chown").args(["-R", &format!("{user}:{user}")]).arg(context.path("")).ok();
+    let nowhere = format!("unix://{}", context.path("no-such-socket").display());
+    let quickstart = ["-u", &user, "--", env!("CARGO_BIN_EXE_agent"), "quickstart"];
+    let outcome = context.command("runuser").args(quickstart).env("DOCKER_HOST", nowhere).run().success();
     shows_all(&outcome.stdout);
     assert!(outcome.stdout.contains("$ agent run oci:"), "{}", outcome.stdout);
 }

@@ -10,16 +10,19 @@ use std::ops::ControlFlow;
 use serde_json::Value;
 
 use super::named;
-use crate::base::{Around, Base, BaseError, Pin, Request, fetch, fetch_layer, find, reopen};
+use crate::base::{Around, Base, BaseError, Pin, PinnedLayer, Request, fetch, fetch_layer, find, reopen};
 use crate::digest::Digest;
 use crate::engine::{ContainerSpec, Docker, EngineError};
 use crate::error::{Explain, Kind};
 use crate::launch;
+use crate::layer::entrypoint;
 use crate::oci::{Descriptor, Platform, tar};
 use crate::store::StoreError;
 
 /// Our files that are read, below [`launch::ROOT`].
 const FILES: [&str; 4] = [launch::LOCK, launch::LAUNCH, launch::TASK, launch::BINARY];
+/// How the history of a layer of ours begins.
+const OURS: &str = "agent build: ";
 /// Bytes of all of them; more are damaged or no longer ours.
 const LARGEST: u64 = 512 << 20;
 
@@ -170,32 +173,21 @@ async fn in_engine(around: &Around, request: &Request) -> Result<Option<Request>
     }
 }
 
-/// Reads our files out of the layers that have them: the documents of the topmost, the in-image binary right below it.
+/// Reads our files out of the layers that have them: the documents' is the topmost, the history tells the binary's.
 async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found, ReadError> {
     if !may_be_ours(&base.config) {
         return Err(ReadError::NotOurs { origin });
     }
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for layer in base.pin.layers.iter().rev() {
-        let last = files.contains_key(launch::LOCK);
-        fetch_layer(around, base.pin.source.as_ref(), &layer.blob).await?;
-        let (store, digest) = (around.store.clone(), layer.blob.digest);
-        let work = tokio::task::spawn_blocking(move || {
-            let blob = store.open_blob(&digest).map_err(std::io::Error::other)?;
-            let mut files = BTreeMap::new();
-            take_files(tar::uncompressed(blob)?, "", &mut files)?;
-            Ok(files)
-        });
-        let found = work
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(|source| ReadError::Damaged { origin: origin.clone(), source })?;
-        for (path, bytes) in found {
-            files.entry(path).or_insert(bytes);
-        }
-        if last || (files.contains_key(launch::LOCK) && files.contains_key(launch::BINARY)) {
+        files = with_layer(around, &base, (layer, &origin), files).await?;
+        if files.contains_key(launch::LOCK) {
             break;
         }
+    }
+    let binary = created_by(&base.config).position(|it| it == format!("{OURS}entrypoint {}", entrypoint::BINARY));
+    if let Some(layer) = binary.and_then(|it| base.pin.layers.get(it)).filter(|_| !files.contains_key(launch::BINARY)) {
+        files = with_layer(around, &base, (layer, &origin), files).await?;
     }
     if !files.contains_key(launch::LOCK) {
         return Err(ReadError::NotOurs { origin });
@@ -211,11 +203,41 @@ async fn from_blobs(around: &Around, base: Base, origin: String) -> Result<Found
     })
 }
 
+/// The files and those of one more layer; what is there already counts.
+async fn with_layer(
+    around: &Around,
+    base: &Base,
+    (layer, origin): (&PinnedLayer, &str),
+    mut files: BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, Vec<u8>>, ReadError> {
+    fetch_layer(around, base.pin.source.as_ref(), &layer.blob).await?;
+    let (store, digest) = (around.store.clone(), layer.blob.digest);
+    let work = tokio::task::spawn_blocking(move || {
+        let blob = store.open_blob(&digest).map_err(std::io::Error::other)?;
+        let mut files = BTreeMap::new();
+        take_files(tar::uncompressed(blob)?, "", &mut files)?;
+        Ok(files)
+    });
+    let found = work
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|source| ReadError::Damaged { origin: origin.to_owned(), source })?;
+    for (path, bytes) in found {
+        files.entry(path).or_insert(bytes);
+    }
+    Ok(files)
+}
+
+/// What the history says of each layer, bottom first.
+fn created_by(config: &Value) -> impl Iterator<Item = &str> {
+    let history = config.get("history").and_then(Value::as_array).into_iter().flatten();
+    let layers = history.filter(|it| it.get("empty_layer") != Some(&Value::Bool(true)));
+    layers.map(|it| it.get("created_by").and_then(Value::as_str).unwrap_or_default())
+}
+
 /// Whether the history tells of layers of ours, or of none at all: other images need not be fetched to say so.
 fn may_be_ours(config: &Value) -> bool {
-    let history = config.get("history").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let made_by = |it: &Value| it.get("created_by").and_then(Value::as_str).unwrap_or_default().to_owned();
-    history.is_empty() || history.iter().any(|it| made_by(it).starts_with("agent build: "))
+    created_by(config).next().is_none() || created_by(config).any(|it| it.starts_with(OURS))
 }
 
 async fn from_engine(docker: &Docker, name: &str, platform: &Platform) -> Result<Option<Found>, ReadError> {
@@ -281,7 +303,6 @@ fn take_files(reader: impl std::io::Read, parent: &str, files: &mut BTreeMap<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::PinnedLayer;
     use crate::oci::{LayerWriter, Meta};
     use crate::store::Store;
 
@@ -292,7 +313,8 @@ mod tests {
         PinnedLayer { diff_id: layer.diff_id, blob: layer.descriptor }
     }
 
-    fn base(layers: Vec<PinnedLayer>, created_by: &str) -> Base {
+    fn base(layers: Vec<(PinnedLayer, &str)>) -> Base {
+        let (layers, titles): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
         let pin = Pin {
             name: None,
             source: None,
@@ -301,7 +323,9 @@ mod tests {
             platform: Platform::host(),
             layers,
         };
-        Base { pin, config: serde_json::json!({"history": [{"created_by": created_by}]}) }
+        let mut history = vec![serde_json::json!({"created_by": "ENV A=1", "empty_layer": true})];
+        history.extend(titles.iter().map(|it| serde_json::json!({"created_by": it})));
+        Base { pin, config: serde_json::json!({"history": history}) }
     }
 
     #[tokio::test]
@@ -321,12 +345,17 @@ mod tests {
             diff_id: Digest::of("x"),
             blob: Descriptor { media_type: String::new(), digest: Digest::of("x"), size: 1 },
         };
-        let layers =
-            vec![missing.clone(), file(launch::BINARY, b"binary"), file(launch::LOCK, b"lock"), file("/other", b"")];
-        let found = from_blobs(&around, base(layers, "agent build: code"), "x".to_owned()).await.unwrap();
+        let layers = vec![
+            (missing.clone(), "RUN make"),
+            (file(launch::BINARY, b"binary"), "agent build: entrypoint in-image binary"),
+            (missing.clone(), "agent build: python environment"),
+            (file(launch::LOCK, b"lock"), "agent build: entrypoint task and lock"),
+            (file("/other", b""), "RUN more"),
+        ];
+        let found = from_blobs(&around, base(layers), "x".to_owned()).await.unwrap();
         assert_eq!(found.lock(), Some(&b"lock"[..]));
         assert_eq!(found.files.get(launch::BINARY).map(Vec::as_slice), Some(&b"binary"[..]));
-        let foreign = from_blobs(&around, base(vec![missing], "RUN make"), "x".to_owned()).await.unwrap_err();
+        let foreign = from_blobs(&around, base(vec![(missing, "RUN make")]), "x".to_owned()).await.unwrap_err();
         assert!(matches!(foreign, ReadError::NotOurs { .. }), "{foreign}");
     }
 }

@@ -16,6 +16,9 @@ use crate::lock::Lock;
 use crate::oci::{LayerError, Meta};
 use crate::store::{Store, StoreError};
 
+/// The title of the binary's layer: it is found by it in an image's history.
+pub const BINARY: &str = "in-image binary";
+
 /// `PATH` where a base has none (the default of container engines).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -148,7 +151,7 @@ pub fn write(store: &Store, lock: &Lock, guest: &[u8]) -> Result<Entrypoint, Ent
 
 fn write_binary(store: &Store, guest: &[u8], digest: &Digest) -> Result<BuiltLayer, EntrypointError> {
     let key = key(LayerKind::Entrypoint, &[b"binary", digest.bytes()]);
-    find_or_write(store, (LayerKind::Entrypoint, key), "in-image binary", |writer| {
+    find_or_write(store, (LayerKind::Entrypoint, key), BINARY, |writer| {
         for dir in parents(below(launch::BINARY)) {
             writer.dir(&dir, &Meta::dir())?;
         }

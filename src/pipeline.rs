@@ -27,6 +27,7 @@ use crate::task::Task;
 
 mod base;
 mod builds;
+mod ground;
 mod layers;
 mod look;
 mod packages;
@@ -138,7 +139,6 @@ pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, F
     )
     .during(|| "cannot tell how the task starts".to_owned())?;
     launch.warnings.iter().for_each(|it| reporter.warning(it));
-    let script = task.container.setup_script.as_deref().map(str::trim).filter(|it| !it.is_empty());
     Ok(Lock {
         version: VERSION,
         format: FORMAT,
@@ -149,10 +149,16 @@ pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, F
         base: part,
         python: packages.python,
         system: packages.system,
-        setup: script.map(|it| SetupPart { script: Text::of(it) }),
+        setup: setup(task),
         code: resolved.part,
         launch: launch.part,
     })
+}
+
+/// What a task's setup script is pinned by.
+fn setup(task: &Task) -> Option<SetupPart> {
+    let script = task.container.setup_script.as_deref().map(str::trim).filter(|it| !it.is_empty());
+    script.map(|it| SetupPart { script: Text::of(it) })
 }
 
 /// An image and how it came about.

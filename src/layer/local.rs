@@ -8,27 +8,34 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
 use crate::error::Failure;
+use crate::git::Checkout;
 use crate::launch;
 use crate::layer::code::Owner;
 use crate::layer::python::{PythonLayerError, write_tree};
 use crate::layer::{BuiltLayer, LayerKind, find_or_write, key};
 use crate::lock::Project;
 use crate::oci::{LayerWriter, Meta};
+use crate::python::build::Bench;
 use crate::python::install::{Target, install};
-use crate::python::project::{BuiltProject, ProjectRequest, Workbench, build};
+use crate::python::project::{BuiltProject, ProjectRequest, rebuild};
 use crate::python::wheel::Wheel;
 use crate::store::{Store, StoreError};
 
-/// Builds a locked project where it must be, and finds or writes its layer.
+/// Has what a lock pins of a project, built again where it must be, and finds or writes its layer.
 ///
 /// # Errors
 /// A [`Failure`]: the project cannot be built, or is another than the lock's.
-pub fn local(bench: &Workbench<'_>, project: &Project, target: &Target, owner: Owner) -> Result<BuiltLayer, Failure> {
+pub fn local(
+    bench: &Bench<'_>,
+    checkout: &Checkout,
+    project: &Project,
+    (target, owner): (&Target, Owner),
+) -> Result<BuiltLayer, Failure> {
     let request =
         ProjectRequest { path: project.path.clone(), editable: project.editable, extras: project.extras.clone() };
-    let built = build(bench, &request)?;
+    let built = rebuild(bench, checkout, &request, (project.built, &project.tools))?;
     let mut inputs: Vec<Vec<u8>> = vec![
-        built.wheel.bytes().to_vec(),
+        built.wheel.wheel.bytes().to_vec(),
         target.python.clone().into_bytes(),
         [owner.uid.to_le_bytes(), owner.gid.to_le_bytes()].concat(),
     ];
@@ -36,7 +43,7 @@ pub fn local(bench: &Workbench<'_>, project: &Project, target: &Target, owner: O
         inputs.push(format!("{path}\n{digest}\n{executable}").into_bytes());
     }
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-    let title = format!("{} {}", built.name, built.version);
+    let title = format!("{} {}", built.wheel.name, built.wheel.version);
     let layer = find_or_write(bench.store, (LayerKind::Local, key(LayerKind::Local, &inputs)), title, |writer| {
         write(writer, bench.store, &built, target, owner)
     });
@@ -50,7 +57,7 @@ fn write(
     target: &Target,
     owner: Owner,
 ) -> Result<(), PythonLayerError> {
-    let wheel = Wheel::open(&store.blob_path(&built.wheel), &built.file)?;
+    let wheel = Wheel::open(&store.blob_path(&built.wheel.wheel), &built.wheel.file)?;
     let files = install(&wheel, target)?;
     let entries = files.into_iter().map(|(path, file)| (path, (0, file))).collect();
     write_tree(writer, &BTreeMap::new(), &[wheel], &entries)?;

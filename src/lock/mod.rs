@@ -28,6 +28,8 @@ pub mod launch;
 pub mod system;
 mod text;
 
+pub use crate::python::build::ToolWheel;
+pub use crate::python::source::BuiltFrom;
 pub use document::{DocumentError, Documents};
 
 /// The version of the document this program writes and reads.
@@ -172,19 +174,6 @@ pub struct Distribution {
     pub built_from: Option<BuiltFrom>,
 }
 
-/// What a wheel was built from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BuiltFrom {
-    /// The requirement as asked: `docopt==0.6.2`, `git+https://host/x@commit`.
-    pub requirement: String,
-    /// sdist file name or git commit.
-    pub source: String,
-    /// Digest of the sdist, where it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<Digest>,
-}
-
 /// A distribution that the base already has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -210,8 +199,14 @@ pub struct Project {
     pub extras: Vec<String>,
     /// Normalised name, as its metadata tells.
     pub name: String,
+    /// Version.
+    pub version: String,
     /// Digest of its subtree.
     pub tree: Digest,
+    /// Digest of what its build gave: the wheel, and files left beside the sources of one in place.
+    pub built: Digest,
+    /// The wheels of its build backend and of what that needs.
+    pub tools: Vec<ToolWheel>,
 }
 
 /// System packages on top of the base.

@@ -1,39 +1,41 @@
-//! The lock's Python part: from gathered requirements to wheels pinned by digest; and those wheels into the store.
+//! The lock's Python part: from gathered requirements to wheels pinned by digest ([`resolve`]), and those wheels into
+//! the store ([`fetch_wheels`], [`rebuild`]).
 //!
 //! A resolution is remembered by everything it depends on (requirements, indexes, interpreter, the base's own
 //! distributions) for as long as the caller says. A wheel from an index of this machine's own configuration is locked
 //! without an address; where such a wheel is missing, its name and version are resolved again and its digest decides.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use super::requirements::Gathered;
-use super::{BaseDistribution, BuiltFrom, Distribution, PythonPart, Tool};
+use super::{BaseDistribution, Distribution, PythonPart, Tool};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Failure, Kind};
-use crate::python::build::{self, Bench, Built, Git, Source};
 use crate::python::fetch::{self, FetchError, Wanted};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Installed, Interpreter};
-use crate::python::name::normalise;
-use crate::python::resolve::{self, Pinned, Request, Resolution, ResolveError};
+use crate::python::resolve::{Pinned, Request, ResolveError};
 use crate::python::tags::Libc;
 use crate::python::uv::{Uv, UvError};
 use crate::report::SharedReporter;
-use crate::secret::{Secret, split_userinfo};
+use crate::secret::split_userinfo;
 use crate::store::{Store, StoreError, Table};
 
+mod builds;
+mod torch;
+mod wheels;
+
+pub use builds::{Building, must_rebuild, rebuild};
+pub use torch::Torch;
+pub use wheels::fetch_wheels;
+
+use builds::Builds;
+use torch::{backends, resolve_torch};
+
 /// Names how resolutions are remembered.
-const MEMORY: u32 = 1;
-/// The CUDA versions that PyTorch has or had an index for, newest first.
-const CUDA: [u32; 18] = [132, 130, 129, 128, 126, 125, 124, 123, 122, 121, 120, 118, 117, 116, 115, 113, 111, 102];
-/// How many CUDA versions are tried, from the base's down.
-const CUDA_STEPS: usize = 6;
-/// The distributions whose builds differ by CUDA version.
-const TORCH: [&str; 5] = ["torch", "torchvision", "torchaudio", "torchcsprng", "torchtext"];
+const MEMORY: u32 = 2;
 
 /// What the environment is made for.
 #[derive(Debug, Clone, Copy)]
@@ -48,17 +50,6 @@ pub struct Ground<'a> {
     pub installed: &'a [Installed],
     /// Whether the environment sees none of them.
     pub isolated: bool,
-}
-
-/// Which builds of PyTorch are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Torch {
-    /// Those of any other package: the index's own (`pytorch_resolve: none`).
-    Plain,
-    /// Those without CUDA.
-    Cpu,
-    /// Those for this CUDA version (10 × major + minor), or the newest below it.
-    Cuda(u32),
 }
 
 /// How long resolutions are remembered.
@@ -128,6 +119,15 @@ struct Remembered {
     uv: Tool,
     distributions: Vec<Distribution>,
     base: Vec<BaseDistribution>,
+    /// What builds stood on.
+    below: Option<Digest>,
+}
+
+impl Remembered {
+    /// What was built on other ground does not count.
+    fn stands_on(&self, below: Option<Digest>) -> bool {
+        self.below == below || self.distributions.iter().all(|it| it.built_from.is_none())
+    }
 }
 
 /// Resolves the Python part, and says which uv did; none where nothing was to be resolved. Projects are not its
@@ -145,12 +145,12 @@ pub fn resolve(
     resolve_building((store, None), asked, places, memory, reporter)
 }
 
-/// The same, with a bench on which what has no wheel is built.
+/// The same, building what has no wheel.
 ///
 /// # Errors
-/// [`PythonError`], [`build::BuildError`], or what the bench's own functions give.
+/// [`PythonError`], or whatever building gives.
 pub fn resolve_building(
-    (store, bench): (&Store, Option<&Bench<'_>>),
+    (store, building): (&Store, Option<Building<'_>>),
     (ground, gathered): (&Ground<'_>, &Gathered),
     (indexes, torch): (&Indexes, Torch),
     memory: Memory,
@@ -172,10 +172,12 @@ pub fn resolve_building(
     }
     let key = memory_key(ground, gathered, indexes, torch);
     let remembered: Option<Remembered> = store.record(Table::Resolutions, &key);
-    let found = match remembered.filter(|it| memory.now.saturating_sub(it.at) < memory.max_age) {
+    let below = building.map(|it| it.0.below);
+    let is_young = |it: &Remembered| memory.now.saturating_sub(it.at) < memory.max_age;
+    let found = match remembered.filter(|it| is_young(it) && it.stands_on(below)) {
         Some(found) => found,
         None => {
-            let found = resolve_anew((store, bench), (ground, gathered), (indexes, torch), memory.now, reporter)?;
+            let found = resolve_anew((store, building), (ground, gathered), (indexes, torch), memory.now, reporter)?;
             store.remember(Table::Resolutions, &key, &found)?;
             found
         }
@@ -186,7 +188,7 @@ pub fn resolve_building(
 }
 
 fn resolve_anew(
-    (store, bench): (&Store, Option<&Bench<'_>>),
+    (store, building): (&Store, Option<Building<'_>>),
     (ground, gathered): (&Ground<'_>, &Gathered),
     (indexes, torch): (&Indexes, Torch),
     now: u64,
@@ -196,7 +198,7 @@ fn resolve_anew(
     reporter.started("resolve", "Python requirements");
     let installed = if ground.isolated { &[][..] } else { ground.installed };
     let links = store.scratch()?;
-    let mut builds = Builds { store, bench, links: links.path(), built: Vec::new() };
+    let mut builds = Builds { store, building, links: links.path(), built: Vec::new() };
     let mut requirements = gathered.requirements.clone();
     for asked in &gathered.builds {
         requirements.push(builds.named(asked)?);
@@ -213,6 +215,7 @@ fn resolve_anew(
             indexes,
             links: Some(links.path()),
             no_deps: false,
+            source: None,
             torch: None,
         };
         match resolve_torch(store, &uv, &request, &backends, reporter) {
@@ -227,70 +230,13 @@ fn resolve_anew(
     let base: Vec<BaseDistribution> = resolution.base.iter().map(base_distribution).collect();
     let outcome = format!("{} distributions, {} of the base", distributions.len(), base.len());
     reporter.finished("resolve", outcome);
-    Ok(Remembered { at: now, uv: Tool { version: uv.version, sha256: uv.sha256 }, distributions, base })
-}
-
-/// What was built for a resolution.
-struct Builds<'a> {
-    store: &'a Store,
-    bench: Option<&'a Bench<'a>>,
-    /// Where the resolver finds it.
-    links: &'a Path,
-    built: Vec<Built>,
-}
-
-impl Builds<'_> {
-    /// Builds what a requirement names by address: the requirement that the wheel fulfils.
-    fn named(&mut self, asked: &Secret) -> Result<String, Failure> {
-        let text = asked.reveal();
-        let (head, address) = match text.split_once('@').filter(|it| !it.0.contains([':', '/'])) {
-            Some((head, address)) if !text.starts_with("git@") => (head.trim(), address.trim()),
-            _ => ("", text),
-        };
-        let (address, marker) = address.split_once(" ;").map_or((address, None), |it| (it.0.trim(), Some(it.1)));
-        let source = match Git::parse(address) {
-            Some(git) => Source::Git(git),
-            None => Source::Archive(Secret::new(address)),
-        };
-        let built = self.build(&source)?;
-        let extras = head.find('[').map_or("", |it| &head[it..]);
-        let marker = marker.map(|it| format!(" ;{it}")).unwrap_or_default();
-        Ok(format!("{}{extras}=={}{marker}", built.name, built.version))
-    }
-
-    /// Builds what a resolution lacked; its error where there is nothing to build.
-    fn supply(&mut self, error: PythonError, requirements: &[String]) -> Result<(), Failure> {
-        let unbuilt = match &error {
-            PythonError::Resolve(ResolveError::Unsatisfiable { unbuilt, .. }) if self.bench.is_some() => {
-                unbuilt.clone()
-            }
-            _ => return Err(error.into()),
-        };
-        let known = |name: &str| self.built.iter().any(|it| it.name == name);
-        let fresh: Vec<String> = unbuilt.into_iter().map(|it| normalise(&it)).filter(|it| !known(it)).collect();
-        if fresh.is_empty() {
-            return Err(error.into());
-        }
-        for name in fresh {
-            let asked = requirements.iter().find(|it| normalise(name_of(it)) == name);
-            let asked = asked.map_or(name.as_str(), |it| it.split(';').next().unwrap_or(it).trim());
-            self.build(&Source::Requirement(asked.to_owned()))?;
-        }
-        Ok(())
-    }
-
-    fn build(&mut self, source: &Source) -> Result<Built, Failure> {
-        let Some(bench) = self.bench else { return Err(PythonError::Unbuilt(build::label(source)).into()) };
-        let built = build::build(bench, source)?;
-        fs_err::copy(self.store.blob_path(&built.wheel), self.links.join(&built.file)).map_err(PythonError::Runtime)?;
-        self.built.push(built.clone());
-        Ok(built)
-    }
-
-    fn origin(&self, wheel: &Digest) -> Option<BuiltFrom> {
-        let it = self.built.iter().find(|it| it.wheel == *wheel)?;
-        Some(BuiltFrom { requirement: it.requirement.clone(), source: it.source.clone(), sha256: it.sha256 })
-    }
+    Ok(Remembered {
+        at: now,
+        uv: Tool { version: uv.version, sha256: uv.sha256 },
+        distributions,
+        base,
+        below: building.map(|it| it.0.below),
+    })
 }
 
 /// The name that a requirement begins with.
@@ -301,73 +247,6 @@ fn name_of(line: &str) -> &str {
 
 fn base_distribution(it: &Installed) -> BaseDistribution {
     BaseDistribution { name: it.name.clone(), version: it.version.clone(), location: it.location.clone() }
-}
-
-/// Tries one build of PyTorch after the other.
-fn resolve_torch(
-    store: &Store,
-    uv: &Uv,
-    request: &Request<'_>,
-    backends: &[Option<String>],
-    reporter: &SharedReporter,
-) -> Result<Resolution, PythonError> {
-    let mut first: Option<ResolveError> = None;
-    for (index, backend) in backends.iter().enumerate() {
-        // When PyTorch's own index does not answer, only the ordinary one is left to ask.
-        if matches!(first, Some(ResolveError::Unreachable { .. })) && backend.is_some() {
-            continue;
-        }
-        match resolve::resolve(uv, store, &Request { torch: backend.as_deref(), ..*request }) {
-            Ok(resolution) => {
-                if index > 0 {
-                    let wanted = backends[0].as_deref().unwrap_or("the index's own");
-                    let got = backend.as_deref().unwrap_or("the index's own");
-                    reporter.warning(format!("PyTorch: no build `{wanted}` fits, `{got}` is used"));
-                }
-                return Ok(resolution);
-            }
-            Err(error @ (ResolveError::Unsatisfiable { .. } | ResolveError::Unreachable { .. })) => {
-                first.get_or_insert(error);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    match first {
-        Some(error) => Err(error.into()),
-        None => Ok(resolve::resolve(uv, store, request)?),
-    }
-}
-
-/// The builds of PyTorch to try, best first.
-fn backends(gathered: &Gathered, torch: Torch, installed: &[Installed]) -> Vec<Option<String>> {
-    let named: Vec<(&str, String)> = gathered
-        .requirements
-        .iter()
-        .map(|line| (line.as_str(), normalise(name_of(line))))
-        .filter(|(_, name)| TORCH.contains(&name.as_str()))
-        .collect();
-    let in_base = named.iter().any(|(_, name)| installed.iter().any(|it| it.name == *name));
-    // A task that names an index of its own knows where its PyTorch comes from.
-    if named.is_empty() || in_base || !gathered.indexes.is_empty() {
-        return vec![None];
-    }
-    // `torch==2.1.0+cu118` says it itself.
-    let local = named
-        .iter()
-        .find_map(|(line, _)| line.split_once('+'))
-        .map(|(_, rest)| rest.chars().take_while(char::is_ascii_alphanumeric).collect::<String>());
-    if let Some(local) = local {
-        let known = local == "cpu" || CUDA.iter().any(|it| local == format!("cu{it}"));
-        return vec![known.then_some(local)];
-    }
-    match torch {
-        Torch::Plain => vec![None],
-        Torch::Cpu => vec![Some("cpu".to_owned()), None],
-        Torch::Cuda(version) => {
-            let fitting = CUDA.iter().filter(|it| **it <= version).take(CUDA_STEPS);
-            fitting.map(|it| Some(format!("cu{it}"))).chain([None]).collect()
-        }
-    }
 }
 
 /// Pins wheels by digest and size; those of which the index says neither are fetched for it.
@@ -436,101 +315,6 @@ fn memory_key(ground: &Ground<'_>, gathered: &Gathered, indexes: &Indexes, torch
         );
     }
     hasher.finish()
-}
-
-/// Puts the wheels of a part into the store, checked; what is there already is not asked for.
-///
-/// # Errors
-/// [`PythonError`]
-pub async fn fetch_wheels(
-    store: &Store,
-    part: &PythonPart,
-    (indexes, architecture): (&Indexes, &str),
-    reporter: &SharedReporter,
-) -> Result<(), PythonError> {
-    let absent: Vec<Distribution> = part
-        .distributions
-        .iter()
-        .filter(|it| store.has(&it.sha256).is_none() || !fetch::is_checked(store, &it.sha256))
-        .cloned()
-        .collect();
-    if absent.is_empty() {
-        return Ok(());
-    }
-    let (nameless, mut wanted) = split(&absent, store);
-    if !nameless.is_empty() {
-        let (store, part, indexes, architecture, reporter) =
-            (store.clone(), part.clone(), indexes.clone(), architecture.to_owned(), reporter.clone());
-        let locating =
-            tokio::task::spawn_blocking(move || locate(&store, &part, &nameless, (&indexes, &architecture), &reporter));
-        let located = locating.await.map_err(|error| PythonError::Runtime(std::io::Error::other(error)))?;
-        wanted.extend(located?);
-    }
-    fetch::fetch(store, indexes, wanted, reporter).await?;
-    Ok(())
-}
-
-/// What has no address and what has.
-fn split(absent: &[Distribution], store: &Store) -> (Vec<Distribution>, Vec<Wanted>) {
-    let mut nameless = Vec::new();
-    let mut wanted = Vec::new();
-    for it in absent {
-        // One that is in the store and only unchecked needs no address that answers.
-        let local = store.has(&it.sha256).and_then(|_| Url::from_file_path(store.blob_path(&it.sha256)).ok());
-        let url = it.url.as_deref().and_then(|it| Url::parse(it).ok()).or(local);
-        match url {
-            Some(url) => {
-                wanted.push(Wanted { file: it.file.clone(), url, sha256: Some(it.sha256), size: Some(it.size) });
-            }
-            None => nameless.push(it.clone()),
-        }
-    }
-    (nameless, wanted)
-}
-
-/// Finds wheels without an address at this machine's indexes, by name and version first and by digest then.
-fn locate(
-    store: &Store,
-    part: &PythonPart,
-    nameless: &[Distribution],
-    (indexes, architecture): (&Indexes, &str),
-    reporter: &SharedReporter,
-) -> Result<Vec<Wanted>, PythonError> {
-    let nowhere = |it: &Distribution| FetchError::Nowhere { file: it.file.clone(), sha256: it.sha256 };
-    let uv = Uv::find(store, reporter)?;
-    let requirements: Vec<String> = nameless.iter().map(|it| format!("{}=={}", it.name, it.version)).collect();
-    let request = Request {
-        requirements: &requirements,
-        constraints: &[],
-        python: &part.version,
-        libc: Libc::parse(&part.libc).ok_or_else(|| PythonError::Libc(part.libc.clone()))?,
-        architecture,
-        base: &[],
-        indexes,
-        links: None,
-        no_deps: true,
-        torch: None,
-    };
-    let packages = match resolve::packages(&uv, store, &request) {
-        Ok(packages) => packages,
-        Err(ResolveError::Unsatisfiable { .. }) => return Err(nowhere(&nameless[0]).into()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut wanted = Vec::new();
-    for it in nameless {
-        let files = packages.iter().filter(|package| package.name == it.name).flat_map(|package| &package.wheels);
-        let same = |file: &&crate::python::pylock::File| {
-            file.sha256 == Some(it.sha256) || (file.sha256.is_none() && file.name == it.file)
-        };
-        let file = files.clone().find(same).ok_or_else(|| nowhere(it))?;
-        wanted.push(Wanted {
-            file: it.file.clone(),
-            url: file.url.clone(),
-            sha256: Some(it.sha256),
-            size: Some(it.size),
-        });
-    }
-    Ok(wanted)
 }
 
 #[cfg(test)]
@@ -607,22 +391,5 @@ mod tests {
         let third = Store::open(&dir.path().join("third")).unwrap();
         let error = fetch_wheels(&third, &part, (&links(&other), "amd64"), &silent()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
-    }
-
-    #[test]
-    fn pytorch_comes_for_the_bases_cuda_unless_somebody_knows_better() {
-        let torch = gathered(&["torch==2.1.0", "numpy"]);
-        let some = |it: &str| Some(it.to_owned());
-        let steps = backends(&torch, Torch::Cuda(124), &[]);
-        assert_eq!(
-            (steps[0].clone(), steps[1].clone(), steps.last().cloned()),
-            (some("cu124"), some("cu123"), Some(None))
-        );
-        assert_eq!(backends(&torch, Torch::Cpu, &[]), [some("cpu"), None]);
-        assert_eq!(backends(&torch, Torch::Plain, &[]), [None]);
-        assert_eq!(backends(&gathered(&["torch==2.1.0+cu118"]), Torch::Cpu, &[]), [some("cu118")]);
-        assert_eq!(backends(&gathered(&["numpy"]), Torch::Cpu, &[]), [None]);
-        let own = Gathered { indexes: vec![crate::secret::Secret::new("https://h.example")], ..torch.clone() };
-        assert_eq!(backends(&own, Torch::Cpu, &[]), [None]);
     }
 }

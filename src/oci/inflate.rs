@@ -1,8 +1,8 @@
-//! Raw deflate streams of foreign archives, inflated and checked.
+//! Raw deflate streams: those of foreign archives, inflated and checked, and our own.
 
 use std::io::{self, Read};
 
-use libdeflater::Decompressor;
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
 
 /// Streams up to this size, compressed and not, are inflated in one go, which is twice as fast.
 const WHOLE: u64 = 32 << 20;
@@ -93,13 +93,15 @@ fn damaged(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// A deflate stream of some bytes, for tests that build archives.
-#[cfg(test)]
-pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(content).unwrap();
-    encoder.finish().unwrap()
+/// A deflate stream of some bytes, by the encoder that layers have too.
+#[must_use]
+pub fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut compressor = Compressor::new(CompressionLvl::default());
+    let mut stream = vec![0; compressor.deflate_compress_bound(content.len())];
+    // There is room for the worst case, so this cannot fail.
+    let size = compressor.deflate_compress(content, &mut stream).unwrap_or_default();
+    stream.truncate(size);
+    stream
 }
 
 #[cfg(test)]

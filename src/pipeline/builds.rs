@@ -1,89 +1,206 @@
-//! What has no wheel, built while a task is locked: in a sandbox on the base and the task's system packages.
+//! What is built from sources in a sandbox on a task's ground: with what, and where it is fetched from.
 
 use std::cell::RefCell;
 use std::path::Path;
 
-use super::{Workshop, base};
-use crate::base::Base;
-use crate::digest::Digest;
-use crate::error::Failure;
+use super::ground::Ground;
+use super::{Workshop, packages};
+use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Address, Wanted};
-use crate::lock::python::{self, Ground, Memory, Torch};
+use crate::lock::python::{self, Building, Memory, Torch};
 use crate::lock::requirements::Gathered;
-use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
-use crate::python::build::{Bench, Git};
+use crate::lock::{Distribution, PythonPart};
+use crate::python::build::{Bench, Needs, ToolWheel};
 use crate::python::indexes::Indexes;
+use crate::python::inspect::Interpreter;
+use crate::python::source::{Git, Supplies};
 use crate::python::tags::Libc;
-use crate::sandbox::{LayerBlob, Output, Sandbox, Step};
+use crate::sandbox::{Output, Sandbox, Step};
 
-/// What builds stand on.
-pub(super) struct Place<'a> {
-    pub(super) part: &'a BasePart,
-    pub(super) base: &'a Base,
-    /// Compilers and headers among them.
-    pub(super) system: Option<&'a SystemPart>,
+/// A repository of another machine.
+#[derive(Debug, thiserror::Error)]
+#[error("commit `{commit}` was built from a repository of another machine, and is not in the git cache")]
+struct Elsewhere {
+    commit: String,
 }
 
-/// Resolves distributions, building what must be; no sandbox is made when nothing must.
-pub(super) fn resolve(
-    shop: &Workshop,
-    place: &Place<'_>,
-    (ground, gathered): (&Ground<'_>, &Gathered),
-    (indexes, torch): (&Indexes, Torch),
-    memory: Memory,
-) -> Result<(PythonPart, Option<Tool>), Failure> {
-    let (store, reporter) = (&shop.around.store, &shop.around.reporter);
-    let Some(libc) = Libc::parse(ground.libc) else {
-        return python::resolve(store, (ground, gathered), (indexes, torch), memory, reporter);
-    };
-    let opened = RefCell::new(None);
-    let run = |step: &Step| -> Result<Output, Failure> {
-        let mut opened = opened.borrow_mut();
-        let sandbox = match opened.take() {
-            Some(sandbox) => sandbox,
-            None => open(shop, place)?,
-        };
-        let output = sandbox.run(step, &**reporter);
-        *opened = Some(sandbox);
-        Ok(output?)
-    };
-    let check_out = |git: &Git, to: &Path| check_out(shop, git, to);
-    let system = place.system.map(|it| crate::layer::system::system_key(place.part, it));
-    let bench = Bench {
-        store,
-        indexes,
-        interpreter: (&ground.interpreter.executable, &ground.interpreter.version, ground.interpreter.digest),
-        platform: (libc, ground.architecture),
-        below: Digest::of(format!("{} {system:?}", place.base.chain_id())),
-        run: &run,
-        check_out: &check_out,
-        reporter,
-    };
-    python::resolve_building((store, Some(&bench)), (ground, gathered), (indexes, torch), memory, reporter)
-}
-
-fn open(shop: &Workshop, place: &Place<'_>) -> Result<Sandbox, Failure> {
-    let (store, reporter) = (&shop.around.store, &*shop.around.reporter);
-    crate::sandbox::choose(store)?;
-    let mut layers = base::blobs(shop, place.base)?;
-    if let Some(system) = place.system {
-        let mut below = || base::blobs(shop, place.base);
-        let built = crate::layer::system::build(store, place.part, system, &mut below, reporter)?;
-        layers.extend(built.map(|it| LayerBlob { diff_id: it.layer.diff_id, blob: it.layer.descriptor.digest }));
+impl Explain for Elsewhere {
+    fn kind(&self) -> Kind {
+        Kind::NotFound
     }
-    Ok(Sandbox::open(store, &layers, reporter)?)
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Push that repository to a server, name its address in the requirements and lock anew.".to_owned()]
+    }
 }
 
-/// Writes a repository at a revision into a directory: its commit.
-fn check_out(shop: &Workshop, git: &Git, to: &Path) -> Result<String, Failure> {
-    let address = Address::parse(git.address.reveal())?;
-    let fetch = |wanted: Wanted| shop.repositories.fetch(&address, &wanted);
-    // A revision is a commit, a tag or a branch; only the repository knows which.
-    let commit = match &git.revision {
-        Some(it) => fetch(Wanted::Tag(it.clone()))
-            .or_else(|_| fetch(Wanted::Branch(it.clone())))
-            .or_else(|_| fetch(Wanted::Commit(it.clone())))?,
-        None => fetch(Wanted::Default)?,
+/// Where builds are done.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) ground: Ground<'a>,
+    pub(super) interpreter: &'a Interpreter,
+    pub(super) libc: &'a str,
+    pub(super) indexes: &'a Indexes,
+    pub(super) constraints: &'a [String],
+}
+
+impl Site<'_> {
+    fn architecture(&self) -> &str {
+        &self.ground.part.platform.architecture
+    }
+
+    /// Works with what builds are done with, or with nothing where wheels of this C library are unknown. The ground is
+    /// built and a sandbox opened when the first step runs, and not otherwise.
+    pub(super) fn with<T>(
+        &self,
+        shop: &Workshop,
+        work: impl FnOnce(Option<Building<'_>>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let (store, reporter) = (&shop.around.store, &shop.around.reporter);
+        let Some(libc) = Libc::parse(self.libc) else { return work(None) };
+        let opened = RefCell::new(None);
+        let run = |step: &Step| -> Result<Output, Failure> {
+            let mut opened = opened.borrow_mut();
+            let sandbox = match opened.take() {
+                Some(sandbox) => sandbox,
+                None => self.open(shop)?,
+            };
+            let mut step = step.clone();
+            // As on the base itself, but for what would bring other modules into a build.
+            for (name, value) in self.ground.base.env().into_iter().filter(|it| !it.0.starts_with("PYTHON")) {
+                step.env.entry(name).or_insert(value);
+            }
+            let output = sandbox.run(&step, &**reporter);
+            *opened = Some(sandbox);
+            Ok(output?)
+        };
+        let tools = |needs: Needs<'_>| self.tools(shop, needs);
+        let check_out = |git: &Git, commit: Option<&str>, to: &Path| check_out(shop, git, commit, to);
+        let bench = Bench {
+            store,
+            executable: &self.interpreter.executable,
+            version: &self.interpreter.version,
+            interpreter: self.interpreter.digest,
+            below: self.ground.key(),
+            tools: &tools,
+            run: &run,
+            reporter: &**reporter,
+        };
+        let supplies = Supplies {
+            indexes: self.indexes,
+            platform: (libc, self.architecture()),
+            constraints: self.constraints,
+            check_out: &check_out,
+            reporter,
+        };
+        work(Some((&bench, &supplies)))
+    }
+
+    fn open(&self, shop: &Workshop) -> Result<Sandbox, Failure> {
+        let store = &shop.around.store;
+        crate::sandbox::choose(store)?;
+        Ok(Sandbox::open(store, &self.ground.blobs(shop)?, &*shop.around.reporter)?)
+    }
+
+    /// The wheels of a build backend and of what it needs, in the store.
+    fn tools(&self, shop: &Workshop, needs: Needs<'_>) -> Result<Vec<ToolWheel>, Failure> {
+        let step = || "cannot have what a build requires".to_owned();
+        let part = match needs {
+            Needs::Requirements(requires) => {
+                let place = python::Ground {
+                    interpreter: self.interpreter,
+                    libc: self.libc,
+                    architecture: self.architecture(),
+                    installed: &[],
+                    isolated: true,
+                };
+                let gathered = Gathered { requirements: requires.to_vec(), ..Gathered::default() };
+                let memory = Memory { now: packages::now(), max_age: shop.max_age.as_secs() };
+                let places = (self.indexes, Torch::Plain);
+                python::resolve(&shop.around.store, (&place, &gathered), places, memory, &shop.around.reporter)
+                    .during(step)?
+                    .0
+            }
+            Needs::Pinned(tools) => PythonPart {
+                version: self.interpreter.version.clone(),
+                executable: self.interpreter.executable.clone(),
+                libc: self.libc.to_owned(),
+                digest: self.interpreter.digest,
+                site_packages: false,
+                extra_paths: Vec::new(),
+                distributions: tools.iter().cloned().map(distribution).collect(),
+                base_distributions: Vec::new(),
+                projects: Vec::new(),
+            },
+        };
+        packages::fetch_with(shop, &part, (self.indexes, self.architecture())).during(step)?;
+        Ok(part.distributions.into_iter().map(tool).collect())
+    }
+}
+
+fn tool(it: Distribution) -> ToolWheel {
+    ToolWheel { name: it.name, version: it.version, file: it.file, sha256: it.sha256, size: it.size, url: it.url }
+}
+
+fn distribution(it: ToolWheel) -> Distribution {
+    Distribution {
+        name: it.name,
+        version: it.version,
+        file: it.file,
+        sha256: it.sha256,
+        size: it.size,
+        url: it.url,
+        built_from: None,
+    }
+}
+
+/// The interpreter that a part pins.
+pub(super) fn interpreter(part: &PythonPart) -> Interpreter {
+    Interpreter {
+        version: part.version.clone(),
+        executable: part.executable.clone(),
+        digest: part.digest,
+        complete: true,
+        paths: Vec::new(),
+        extra_paths: Vec::new(),
+    }
+}
+
+/// Builds what a part pins by a wheel that came out of a build, and that the store has not.
+pub(super) fn rebuild(shop: &Workshop, ground: Ground<'_>, part: &PythonPart) -> Result<(), Failure> {
+    if !python::must_rebuild(&shop.around.store, part) {
+        return Ok(());
+    }
+    let interpreter = interpreter(part);
+    let indexes = &shop.indexes;
+    let site = Site { ground, interpreter: &interpreter, libc: &part.libc, indexes, constraints: &[] };
+    site.with(shop, |building| building.map_or(Ok(()), |it| python::rebuild(it, part)))
+        .during(|| "cannot build Python distributions again".to_owned())
+}
+
+/// Writes a repository's files into a directory, at a commit or else at its revision: its commit.
+fn check_out(shop: &Workshop, git: &Git, commit: Option<&str>, to: &Path) -> Result<String, Failure> {
+    let cached = |id: &str| shop.repositories.find(id);
+    let commit = match commit {
+        Some(id) if git.is_local() => cached(id)?.ok_or_else(|| Elsewhere { commit: id.to_owned() })?,
+        Some(id) => {
+            let address = Address::parse(git.address.reveal())?;
+            match shop.repositories.fetch(&address, &Wanted::Commit(id.to_owned())) {
+                Ok(commit) => commit,
+                Err(error) => cached(id)?.ok_or(error)?,
+            }
+        }
+        None => {
+            let address = Address::parse(git.address.reveal())?;
+            let fetch = |wanted: Wanted| shop.repositories.fetch(&address, &wanted);
+            // A revision is a commit, a tag or a branch; only the repository knows which.
+            match &git.revision {
+                Some(it) => fetch(Wanted::Tag(it.clone()))
+                    .or_else(|_| fetch(Wanted::Branch(it.clone())))
+                    .or_else(|_| fetch(Wanted::Commit(it.clone())))?,
+                None => fetch(Wanted::Default)?,
+            }
+        }
     };
     let tree = shop.repositories.tree(&commit, None)?;
     shop.repositories.checkout(tree)?.write_to("", to)?;

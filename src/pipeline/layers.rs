@@ -1,39 +1,45 @@
 //! The layers of a lock, those that do not stand on each other at the same time.
 
-use std::collections::BTreeMap;
 use std::thread;
 
+use super::ground::{self, Ground};
 use super::{Workshop, base};
 use crate::base::{Base, rootfs};
-use crate::digest::Digest;
 use crate::error::{During, Failure};
 use crate::layer::entrypoint::{Entrypoint, Start};
 use crate::layer::python::Environment;
-use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python, setup, system};
+use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python};
 use crate::lock::Lock;
-use crate::oci::chain_id;
-use crate::sandbox::{Changes, LayerBlob, Output, Sandbox, Step};
+use crate::lock::python::must_rebuild;
+use crate::sandbox::{Changes, Output, Sandbox, Step};
 
 /// Builds or finds every layer of a lock, bottom first.
 pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<BuiltLayer>, Failure> {
     thread::scope(|scope| {
-        let ground = scope.spawn(|| ground(shop, lock, base));
+        let stands =
+            Ground { part: &lock.base, base, system: lock.system.as_ref(), setup: lock.setup.as_ref(), built: None };
+        let ground = scope.spawn(move || stands.build(shop));
         let code = scope.spawn(|| code_layer(shop, lock, base));
         let entrypoint = scope.spawn(|| entrypoint_layers(shop, lock));
         let wheels = super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture);
         // The interpreter is the base's, or of the system packages; what the setup script left is none of its business.
         let brought = lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest);
-        let (mut layers, python) = if brought {
+        let (mut layers, python) = if brought || must_rebuild(&shop.around.store, &lock.python) {
             let layers = join(ground)?;
             wheels?;
-            let below: Vec<&BuiltLayer> = layers.iter().filter(|it| it.kind == LayerKind::System).collect();
+            super::builds::rebuild(shop, Ground { built: Some(&layers), ..stands }, &lock.python)?;
+            let below: Vec<&BuiltLayer> = layers.iter().filter(|it| brought && it.kind == LayerKind::System).collect();
             let python = python_layers(shop, lock, base, &below)?;
             (layers, python)
         } else {
             let python = wheels.and_then(|()| python_layers(shop, lock, base, &[]));
             (join(ground)?, python?)
         };
-        let local = super::projects::layers(shop, lock, base, &layers, || owner(shop, base))?;
+        if lock.setup.is_some() {
+            shop.around.reporter.note("the setup script's layer is not reproducible: what it does is not pinned");
+        }
+        let stands = Ground { built: Some(&layers), ..stands };
+        let local = super::projects::layers(shop, lock, stands, || owner(shop, base))?;
         let entrypoint = join(entrypoint)?;
         // What changes least lies lowest: engines unpack anew whatever lies above a layer that changed.
         layers.extend(python.large);
@@ -60,7 +66,7 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T, Failure>>) -> Result<T
 }
 
 /// Reports the start and end of a layer, and names it in errors.
-fn told(
+pub(super) fn told(
     shop: &Workshop,
     kind: LayerKind,
     make: impl FnOnce() -> Result<Option<BuiltLayer>, Failure>,
@@ -74,36 +80,6 @@ fn told(
     Ok(built)
 }
 
-/// What the rest stands on: system packages, then what the setup script leaves.
-fn ground(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<BuiltLayer>, Failure> {
-    let (store, reporter) = (&shop.around.store, &*shop.around.reporter);
-    let mut layers: Vec<BuiltLayer> = Vec::new();
-    if let Some(part) = &lock.system {
-        let mut below = || base::blobs(shop, base);
-        layers.extend(told(shop, LayerKind::System, || system::build(store, &lock.base, part, &mut below, reporter))?);
-    }
-    if let Some(part) = &lock.setup {
-        let script = part.script.bytes();
-        let env: BTreeMap<String, String> = base.env().into_iter().collect();
-        let input = setup::SetupInput { below: chain(base, &layers), script: &script, env: &env };
-        let mut below = || Ok(base::blobs(shop, base)?.into_iter().chain(layers.iter().map(blob)).collect());
-        let built = told(shop, LayerKind::Setup, || setup::build(store, &input, &mut below, reporter).map(Some))?;
-        layers.extend(built);
-        reporter.note("the setup script's layer is not reproducible: what it does is not pinned");
-    }
-    Ok(layers)
-}
-
-fn chain(base: &Base, layers: &[BuiltLayer]) -> Digest {
-    let diff_ids: Vec<Digest> = base.diff_ids().into_iter().chain(layers.iter().map(|it| it.layer.diff_id)).collect();
-    chain_id(&diff_ids).unwrap_or_else(|| Digest::of(""))
-}
-
-fn blob(layer: &BuiltLayer) -> LayerBlob {
-    LayerBlob { diff_id: layer.layer.diff_id, blob: layer.layer.descriptor.digest }
-}
-
-/// `below` is what holds the interpreter, where the base does not.
 fn python_layers(shop: &Workshop, lock: &Lock, base: &Base, below: &[&BuiltLayer]) -> Result<Environment, Failure> {
     let reporter = &shop.around.reporter;
     reporter.started("layer python", "python");
@@ -121,7 +97,7 @@ fn compile(shop: &Workshop, base: &Base, below: &[&BuiltLayer], step: &bytecode:
     let store = &shop.around.store;
     crate::sandbox::choose(store)?;
     let mut layers = base::blobs(shop, base)?;
-    layers.extend(below.iter().map(|it| blob(it)));
+    layers.extend(below.iter().map(|it| ground::blob(it)));
     let sandbox = Sandbox::open(store, &layers, &*shop.around.reporter)?;
     let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
     let mut inside = Step::new("python bytecode", &arguments).bind(step.directory, bytecode::MOUNT, true);

@@ -5,16 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::base::Base;
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::Checkout;
-use crate::lock::python::{self, Ground, Memory, Torch};
+use crate::lock::python::{self, Building, Ground, Memory, Torch};
 use crate::lock::requirements::{self, Gathered};
 use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution};
 use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
-use crate::python::project::{declared, is_for};
+use crate::python::project::is_for;
 use crate::task::Task;
 
-use super::{Wishes, Workshop, base, builds, projects};
+use super::builds::Site;
+use super::{Wishes, Workshop, base, projects};
 
 /// What a task stands on.
 pub(super) struct Below<'a> {
@@ -86,27 +87,21 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     };
     let mut indexes = shop.indexes.clone();
     indexes.add_task(&gathered.indexes);
-    let layers = if gathered.projects.iter().any(|it| !matches!(declared(below.checkout, it), Ok(Some(_)))) {
-        projects::ground(shop, (below.part, below.base), system.part.as_ref())?
-    } else {
-        Vec::new()
-    };
-    let place = projects::Place {
-        base: below.base,
-        interpreter,
-        libc: &libc,
-        architecture: &below.part.platform.architecture,
-        indexes: &indexes,
-        layers: &layers,
-    };
-    let (projects, requires) = projects::describe(shop, &place, below.checkout, &gathered.projects)?;
+    let setup = super::setup(task);
+    let (part, base, system_part) = (below.part, below.base, system.part.as_ref());
+    let stands = super::ground::Ground { part, base, system: system_part, setup: setup.as_ref(), built: None };
+    let constraints = gathered.constraints.clone();
+    let site = Site { ground: stands, interpreter, libc: &libc, indexes: &indexes, constraints: &constraints };
+    let (projects, requires) = projects::describe(shop, &site, below.checkout, &gathered.projects)?;
     gathered.requirements.extend(requires);
     gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
     let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
     let torch = torch(below.base);
-    let place = builds::Place { part: below.part, base: below.base, system: system.part.as_ref() };
-    let (mut python, uv) = builds::resolve(shop, &place, (&ground, &gathered), (&indexes, torch), memory)
-        .during(|| "cannot resolve Python requirements".to_owned())?;
+    let (store, reporter) = (&shop.around.store, &shop.around.reporter);
+    let resolve = |building: Option<Building<'_>>| {
+        python::resolve_building((store, building), (&ground, &gathered), (&indexes, torch), memory, reporter)
+    };
+    let (mut python, uv) = site.with(shop, resolve).during(|| "cannot resolve Python requirements".to_owned())?;
     python.projects = projects;
     Ok(Packages { uv, python, system: system.part })
 }
@@ -128,9 +123,16 @@ fn torch(base: &Base) -> Torch {
 
 /// Has the wheels of a lock in the store.
 pub(super) fn fetch(shop: &Workshop, part: &PythonPart, architecture: &str) -> Result<(), Failure> {
-    let indexes: &Indexes = &shop.indexes;
-    shop.wait(python::fetch_wheels(&shop.around.store, part, (indexes, architecture), &shop.around.reporter))
-        .during(|| "cannot fetch Python distributions".to_owned())
+    fetch_with(shop, part, (&shop.indexes, architecture)).during(|| "cannot fetch Python distributions".to_owned())
+}
+
+/// The same from other indexes.
+pub(super) fn fetch_with(
+    shop: &Workshop,
+    part: &PythonPart,
+    (indexes, architecture): (&Indexes, &str),
+) -> Result<(), Failure> {
+    Ok(shop.wait(python::fetch_wheels(&shop.around.store, part, (indexes, architecture), &shop.around.reporter))?)
 }
 
 fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathered, Failure> {

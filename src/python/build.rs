@@ -1,122 +1,104 @@
-//! Sources made into wheels: sdists of an index, archives at an address, repositories at a commit.
+//! Sources made into wheels: the base's own Python calls their build backend in a sandbox, without network.
 //!
-//! Code of the package runs, so it runs in a sandbox on the base, by the base's own Python. pip does the work there: a
-//! wheel of it is lent to the sandbox and run as it is, nothing is installed. The step has network, because what a build
-//! needs is pip's to find; indexes are told by variables. A build is remembered by what was asked, the interpreter and
-//! what lies below it; what came out is a wheel like any other, checked when it enters the store.
+//! ```text
+//! sources (a directory, or an archive) ─▶ pyproject.toml ─▶ tools ─▶ hooks (PEP 517, PEP 660) ─▶ wheel, packed anew
+//! ```
+//!
+//! Code of a package runs here, so it sees neither the network nor a secret: what its backend needs is resolved and
+//! fetched as wheels outside, and lent to the sandbox as an environment in a fixed place. What a build gives is to be
+//! the same wherever it is done: the places, the clock, the hash seed and the tools are (a lock pins these), and the
+//! wheel that comes out is written anew ([`super::pack`]), so that order, times and compression do not count. What a
+//! backend itself leaves to chance cannot be helped; who has pinned the wheel notices.
+//!
+//! ```text
+//! /run/agent-build/{build.py,call.json,tools/,<archive>}    lent, read-only
+//! /run/agent-work/{sources/,out/,answer.json}               what the build writes
+//! ```
+//!
+//! What the sandbox leaves is hostile: nothing of it is read through a symbolic link.
 
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::fetch::{self, FetchError, Wanted};
-use super::indexes::Indexes;
-use super::name::WheelName;
-use super::resolve::{self, Request, ResolveError};
-use super::tags::Libc;
-use super::uv::Uv;
-use crate::digest::{Digest, Hasher, digest_reader};
+use super::fetch::{self, FetchError};
+use super::install::{Content, Target, install};
+use super::name::normalise;
+use super::pack::repack;
+use super::venv::{Item, Venv, skeleton};
+use super::wheel::{Wheel, WheelError};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Failure, Kind};
-use crate::report::SharedReporter;
+use crate::fs::open_below;
+use crate::report::Reporter;
 use crate::sandbox::{Changes, Output, Step};
-use crate::secret::{Secret, mask_userinfo};
-use crate::store::{Store, StoreError, Table};
+use crate::store::{Store, StoreError};
 
-/// Names how builds are done; part of what they are remembered under.
-const MEMORY: u32 = 1;
-/// Where the sandbox sees the directory it works in.
-const MOUNT: &str = "/run/agent-build";
-/// The time builds see (1980-01-02).
+/// Where the sandbox sees what it is lent.
+const LENT: &str = "/run/agent-build";
+/// Where it writes.
+const WORK: &str = "/run/agent-work";
+/// What runs in it.
+const DRIVER: &str = include_str!("../../templates/build.py");
+/// The time that builds see (1980-01-02).
 const EPOCH: &str = "315619200";
+/// Most bytes of a tool's file.
+const LARGEST: u64 = 1 << 30;
 
-/// What is to be built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A requirement whose sdist an index has: `docopt==0.6.2`.
-    Requirement(String),
-    /// An archive at an address.
-    Archive(Secret),
-    /// A repository: the address as asked, `git+https://host/x@commit`, taken apart by [`Git::parse`].
-    Git(Git),
-}
-
-/// A repository as a requirement names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Git {
-    /// Its address, as git takes it.
-    pub address: Secret,
-    /// Commit, tag or branch.
-    pub revision: Option<String>,
-    /// Directory of the project in it; empty for the root.
-    pub directory: String,
-}
-
-impl Git {
-    /// Takes `git+<address>[@revision][#subdirectory=…]` apart.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("git+").or_else(|| text.starts_with("git@").then_some(text))?;
-        let (address, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let directory = fragment.split('&').find_map(|it| it.strip_prefix("subdirectory=")).unwrap_or_default();
-        // An `@` behind the host's path names a revision; one in front of it a user.
-        let path = address.find("://").map_or(0, |it| it + 3);
-        let path = address[path..].find('/').map_or(address.len(), |it| it + path);
-        let at = address[path..].rfind('@').map(|it| it + path);
-        let (address, revision) = at.map_or((address, None), |at| (&address[..at], Some(address[at + 1..].to_owned())));
-        let inside = directory.split('/').all(|it| it != "..") && !directory.starts_with('/');
-        inside.then(|| Self {
-            address: Secret::new(address),
-            revision,
-            directory: directory.trim_matches('/').to_owned(),
-        })
-    }
-}
-
-/// A wheel that was built, in the store.
+/// A wheel that a build needs, pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Built {
+#[serde(deny_unknown_fields)]
+pub struct ToolWheel {
     /// Normalised name.
     pub name: String,
     /// Version.
     pub version: String,
     /// File name.
     pub file: String,
-    /// The wheel.
-    pub wheel: Digest,
-    /// Bytes.
+    /// Digest of the wheel.
+    pub sha256: Digest,
+    /// Its size in bytes.
     pub size: u64,
-    /// What was asked, without credentials.
-    pub requirement: String,
-    /// sdist file name or commit.
-    pub source: String,
-    /// Digest of the sdist.
-    pub sha256: Option<Digest>,
+    /// Where it can be had; absent for one from an index of a machine's own configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
-/// Runs a step in a sandbox on the base.
+/// What a build asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Needs<'a> {
+    /// Requirements, to be resolved.
+    Requirements(&'a [String]),
+    /// What an earlier build was done with.
+    Pinned(&'a [ToolWheel]),
+}
+
+/// Has wheels in the store.
+pub type Tools<'a> = dyn Fn(Needs<'_>) -> Result<Vec<ToolWheel>, Failure> + 'a;
+/// Runs a step in the sandbox.
 pub type Run<'a> = dyn Fn(&Step) -> Result<Output, Failure> + 'a;
-/// Writes a repository's files at a revision into a directory, and tells the commit.
-pub type CheckOut<'a> = dyn Fn(&Git, &Path) -> Result<String, Failure> + 'a;
 
 /// What builds are done with.
 pub struct Bench<'a> {
     /// Keeps what was built.
     pub store: &'a Store,
-    /// Indexes.
-    pub indexes: &'a Indexes,
-    /// The interpreter's absolute path in the sandbox, its full version and its digest.
-    pub interpreter: (&'a str, &'a str, Digest),
-    /// C library and OCI architecture.
-    pub platform: (Libc, &'a str),
-    /// Chain id of what the sandbox stands on.
+    /// The interpreter's absolute path in the sandbox.
+    pub executable: &'a str,
+    /// Its full version.
+    pub version: &'a str,
+    /// Its file's digest.
+    pub interpreter: Digest,
+    /// Names what the sandbox stands on.
     pub below: Digest,
+    /// Has tools.
+    pub tools: &'a Tools<'a>,
     /// Runs a step.
     pub run: &'a Run<'a>,
-    /// Has repositories.
-    pub check_out: &'a CheckOut<'a>,
-    /// Hears what goes on.
-    pub reporter: &'a SharedReporter,
+    /// Hears what is worth knowing.
+    pub reporter: &'a dyn Reporter,
 }
 
 impl std::fmt::Debug for Bench<'_> {
@@ -128,48 +110,119 @@ impl std::fmt::Debug for Bench<'_> {
     }
 }
 
+impl Bench<'_> {
+    /// Begins the key of what a build on this bench is remembered by.
+    pub(super) fn key(&self, what: &str, memory: u32) -> Hasher {
+        let mut hasher = Hasher::new();
+        hasher.field(what).field(memory.to_le_bytes());
+        hasher.field(self.version).field(self.interpreter.bytes()).field(self.below.bytes());
+        hasher
+    }
+}
+
+/// Where the sources are.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// An archive of that name in the directory that is lent.
+    Archive(&'a str),
+    /// A directory of this machine, where the sandbox sees it, and the project's directory below it.
+    Directory(&'a Path, &'a str, &'a str),
+}
+
+/// What is to be built.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// What people call it.
+    pub label: &'a str,
+    /// Where its sources are.
+    pub place: Place<'a>,
+    /// Whether it is to be installed in place.
+    pub editable: bool,
+    /// The version it has, for sources without the history that would tell.
+    pub told_version: Option<&'a str>,
+    /// What an earlier build was done with.
+    pub tools: Option<&'a [ToolWheel]>,
+}
+
+/// A wheel that came out of a build, in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltWheel {
+    /// Normalised name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// File name.
+    pub file: String,
+    /// The wheel.
+    pub wheel: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// What it requires (`Requires-Dist`).
+    pub requires: Vec<String>,
+    /// What it was built with.
+    pub tools: Vec<ToolWheel>,
+}
+
 /// Why a build gave no wheel.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The build itself failed.
     #[error("the build of `{what}` failed\n{words}")]
     Failed {
-        /// What was built, without credentials.
+        /// What was built.
         what: String,
         /// The last lines it wrote.
         words: String,
     },
-    /// pip cannot be had for the sandbox.
-    #[error("cannot have pip for the build")]
-    Pip(#[source] ResolveError),
-    /// A file between here and the sandbox.
-    #[error("cannot handle the files of a build")]
-    Files(#[source] std::io::Error),
-    /// The wheel cannot be kept.
+    /// The wheel is another than the one that is pinned.
+    #[error(
+        "`{what}` was built again, and the build did not give the wheel that is locked: {expected} is locked, {found} came"
+    )]
+    Differs {
+        /// What was built.
+        what: String,
+        /// The digest in the lock.
+        expected: Digest,
+        /// What came out.
+        found: Digest,
+    },
+    /// A wheel is refused.
+    #[error(transparent)]
+    Wheel(#[from] WheelError),
+    /// A wheel cannot be kept.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A file between here and the sandbox.
+    #[error("cannot handle the files of a build")]
+    Files(#[source] std::io::Error),
 }
 
 impl Explain for BuildError {
     fn kind(&self) -> Kind {
         match self {
             Self::Failed { .. } => Kind::Unsatisfiable,
-            Self::Pip(error) => error.kind(),
-            Self::Files(error) => Kind::of_io(error),
+            Self::Differs { .. } => Kind::Input,
+            Self::Wheel(error) => error.kind(),
             Self::Fetch(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Files(error) => Kind::of_io(error),
         }
     }
 
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::Failed { .. } => {
-                vec!["Compilers and headers a build needs can be had with --apt (say build-essential python3-dev), or ask for a version that has a wheel.".to_owned()]
-            }
-            Self::Pip(error) => error.hints(),
+            Self::Failed { .. } => vec![
+                "Builds run without network on the base image and the task's system packages: compilers and headers can be had with --apt (say build-essential python3-dev).".to_owned(),
+                "Ask for a version that has a wheel, if there is one.".to_owned(),
+            ],
+            Self::Differs { .. } => vec![
+                "Its build leaves something to chance: lock anew here, or build in the store that has the wheel.".to_owned(),
+            ],
+            Self::Wheel(error) => error.hints(),
             Self::Fetch(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Files(_) => Vec::new(),
@@ -177,246 +230,289 @@ impl Explain for BuildError {
     }
 }
 
-/// Builds, or remembers the build.
+/// Builds; `lent` and `work` are directories of this machine that the sandbox sees as such.
 ///
 /// # Errors
 /// [`BuildError`], or what the bench's own functions give.
-pub fn build(bench: &Bench<'_>, source: &Source) -> Result<Built, Failure> {
-    let what = label(source);
-    let scratch = bench.store.scratch()?;
-    let dir = scratch.path();
-    let files = BuildError::Files;
-    for name in ["sources", "wheels"] {
-        fs::create_dir(dir.join(name)).map_err(files)?;
-    }
-    // A branch moves: a repository is remembered by its commit.
-    let commit = match source {
-        Source::Git(git) => Some((bench.check_out)(git, &dir.join("sources"))?),
-        _ => None,
-    };
-    let key = memory_key(bench, source, commit.as_deref());
-    let known = bench.store.record::<Built>(Table::Distributions, &key);
-    if let Some(built) = known.filter(|it| bench.store.has(&it.wheel).is_some()) {
-        return Ok(built);
-    }
-    let id = format!("build {what}");
-    bench.reporter.started(&id, format!("Building {what}"));
-    let pip = lend_pip(bench, dir)?;
-    let (from, origin) = match (source, commit) {
-        (Source::Git(git), Some(commit)) => (format!("{MOUNT}/sources/{}", git.directory), (commit, None)),
-        _ => download(bench, source, dir, &pip)?,
-    };
-    run_pip(bench, dir, &what, &[&pip, "wheel", "--no-deps", "--wheel-dir", &format!("{MOUNT}/wheels"), &from])?;
-    let built = keep(bench, dir, &what, origin)?;
-    bench.store.remember(Table::Distributions, &key, &built)?;
-    bench.reporter.finished(&id, format!("{} {}", built.name, built.version));
-    Ok(built)
+pub(super) fn build(bench: &Bench<'_>, job: &Job<'_>, dir: &Path) -> Result<BuiltWheel, Failure> {
+    let (lent, work) = (dir.join("lent"), dir.join("work"));
+    fs::create_dir_all(&lent).map_err(BuildError::Files)?;
+    fs::create_dir_all(work.join("out")).map_err(BuildError::Files)?;
+    fs::write(lent.join("build.py"), DRIVER).map_err(BuildError::Files)?;
+    Build { bench, job, lent, work }.build()
 }
 
-/// What is built, for people and locks: without credentials.
-#[must_use]
-pub fn label(source: &Source) -> String {
-    match source {
-        Source::Requirement(text) => text.clone(),
-        Source::Archive(address) => mask_userinfo(address.reveal()).replace("****@", ""),
-        Source::Git(git) => {
-            let address = mask_userinfo(git.address.reveal()).replace("****@", "");
-            git.revision.as_ref().map_or_else(|| format!("git+{address}"), |it| format!("git+{address}@{it}"))
+/// What the driver is to do.
+#[derive(Serialize)]
+struct Told<'a> {
+    archive: String,
+    source: &'a str,
+    answer: String,
+}
+
+/// What it tells of sources.
+#[derive(Deserialize)]
+struct Sources {
+    source: String,
+    pyproject: String,
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    path: Vec<String>,
+    programs: String,
+    source: &'a str,
+    backend: &'a str,
+    hook: String,
+    arguments: Vec<String>,
+    answer: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    missing: bool,
+    #[serde(default)]
+    value: serde_json::Value,
+}
+
+struct Build<'a> {
+    bench: &'a Bench<'a>,
+    job: &'a Job<'a>,
+    lent: PathBuf,
+    work: PathBuf,
+}
+
+impl Build<'_> {
+    fn build(&self) -> Result<BuiltWheel, Failure> {
+        let sources = self.sources()?;
+        let pyproject: toml::Table =
+            sources.pyproject.parse().map_err(|error: toml::de::Error| self.failed(error.message()))?;
+        let system = BuildSystem::of(&pyproject);
+        let kind = if self.job.editable { "editable" } else { "wheel" };
+        let call = |hook: &str, arguments| self.call((&sources.source, &system), hook.to_owned(), arguments);
+        let tools = match self.job.tools {
+            Some(pinned) => self.lend(Needs::Pinned(pinned))?,
+            None => {
+                let tools = self.lend(Needs::Requirements(&system.requires))?;
+                let more = call(&format!("get_requires_for_build_{kind}"), Vec::new())?;
+                let more: Vec<String> = serde_json::from_value(more.value).unwrap_or_default();
+                if more.is_empty() {
+                    tools
+                } else {
+                    self.lend(Needs::Requirements(&[system.requires.clone(), more].concat()))?
+                }
+            }
+        };
+        let out = || vec![format!("{WORK}/out")];
+        let mut answer = call(&format!("build_{kind}"), out())?;
+        if answer.missing && self.job.editable {
+            self.bench.reporter.warning(format!(
+                "project `{}` is installed as a copy: its build backend knows no installation in place",
+                self.job.label
+            ));
+            answer = call("build_wheel", out())?;
+        }
+        let file = answer.value.as_str().filter(|it| !it.contains('/'));
+        let file = file.ok_or_else(|| self.failed("its build backend names no wheel"))?;
+        self.keep(file, tools)
+    }
+
+    fn failed(&self, words: impl Into<String>) -> BuildError {
+        BuildError::Failed { what: self.job.label.to_owned(), words: words.into() }
+    }
+
+    /// Has the sources where they can be built.
+    fn sources(&self) -> Result<Sources, Failure> {
+        let (archive, source) = match self.job.place {
+            Place::Archive(name) => (format!("{LENT}/{name}"), format!("{WORK}/sources")),
+            Place::Directory(_, target, "") => (String::new(), target.to_owned()),
+            Place::Directory(_, target, project) => (String::new(), format!("{target}/{project}")),
+        };
+        self.drive(&Told { archive, source: &source, answer: self.answer() })
+    }
+
+    fn answer(&self) -> String {
+        format!("{WORK}/answer.json")
+    }
+
+    fn call(
+        &self,
+        (source, system): (&str, &BuildSystem),
+        hook: String,
+        arguments: Vec<String>,
+    ) -> Result<Answer, Failure> {
+        let tools = self.tools();
+        self.drive(&Call {
+            path: system.backend_path.iter().map(|it| format!("{source}/{it}")).collect(),
+            programs: format!("{}/bin", tools.root),
+            source,
+            backend: &system.backend,
+            hook,
+            arguments,
+            answer: self.answer(),
+        })
+    }
+
+    /// Runs the driver in the sandbox.
+    fn drive<T: for<'de> Deserialize<'de>>(&self, request: &impl Serialize) -> Result<T, Failure> {
+        let text = serde_json::to_vec(request).map_err(|it| self.failed(it.to_string()))?;
+        crate::fs::write_whole(&self.lent.join("call.json"), &text, 0o644).map_err(BuildError::Files)?;
+        // Until there are tools, the interpreter itself will do.
+        let tools = self.tools().interpreter();
+        let python = if self.lent.join("tools").exists() { &tools } else { self.bench.executable };
+        let arguments = [python, "-s", "-B", &format!("{LENT}/build.py"), &format!("{LENT}/call.json")];
+        let mut step = Step::new(format!("build of {}", self.job.label), &arguments)
+            .bind(&self.lent, LENT, false)
+            .bind(&self.work, WORK, true)
+            .env("SOURCE_DATE_EPOCH", EPOCH)
+            .env("PYTHONHASHSEED", "0")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONNOUSERSITE", "1")
+            .env("TZ", "UTC");
+        if let Place::Directory(source, target, _) = self.job.place {
+            step = step.bind(source, target, true);
+        }
+        if let Some(version) = self.job.told_version {
+            for name in ["SETUPTOOLS_SCM_PRETEND_VERSION", "PBR_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS"] {
+                step = step.env(name, version);
+            }
+        }
+        step.changes = Changes::Dropped;
+        let output = (self.bench.run)(&step)?;
+        if output.code != 0 {
+            return Err(self.failed(output.last_words()).into());
+        }
+        let answer = open_below(&self.work, "answer.json").and_then(io::read_to_string).map_err(BuildError::Files)?;
+        Ok(serde_json::from_str(&answer).map_err(|it| self.failed(it.to_string()))?)
+    }
+
+    /// The environment that tools are lent in.
+    fn tools(&self) -> Target {
+        let minor: Vec<&str> = self.bench.version.split('.').take(2).collect();
+        Target { root: format!("{LENT}/tools"), python: minor.join(".") }
+    }
+
+    /// Makes an environment of the wheels of the backend and of what it needs.
+    fn lend(&self, needs: Needs<'_>) -> Result<Vec<ToolWheel>, Failure> {
+        let wheels = (self.bench.tools)(needs)?;
+        let root = self.lent.join("tools");
+        if root.exists() {
+            fs::remove_dir_all(&root).map_err(BuildError::Files)?;
+        }
+        fs::create_dir(&root).map_err(BuildError::Files)?;
+        let target = self.tools();
+        for it in &wheels {
+            self.unpack(it, &target, &root)?;
+        }
+        // Last, so that no file of a wheel is written through a link of ours.
+        let venv = Venv {
+            target,
+            executable: self.bench.executable.to_owned(),
+            site_packages: false,
+            extra_paths: Vec::new(),
+        };
+        for (path, item) in skeleton(&venv) {
+            let path = root.join(path);
+            fs::create_dir_all(crate::fs::parent_of(&path)).map_err(BuildError::Files)?;
+            if path.symlink_metadata().is_ok() {
+                fs::remove_file(&path).map_err(BuildError::Files)?;
+            }
+            match item {
+                Item::File(bytes) => fs::write(&path, bytes),
+                Item::Link(to) => fs::os::unix::fs::symlink(to, &path),
+            }
+            .map_err(BuildError::Files)?;
+        }
+        Ok(wheels)
+    }
+
+    fn unpack(&self, tool: &ToolWheel, target: &Target, root: &Path) -> Result<(), BuildError> {
+        let wheel = Wheel::open(&self.bench.store.blob_path(&tool.sha256), &tool.file)?;
+        for (path, file) in install(&wheel, target)? {
+            let path = root.join(path);
+            let bytes = match file.content {
+                Content::Bytes(bytes) => bytes,
+                Content::Entry(index) => {
+                    let archive = wheel.archive();
+                    archive.read(&archive.entries()[index], LARGEST).map_err(WheelError::from)?
+                }
+            };
+            fs::create_dir_all(crate::fs::parent_of(&path)).map_err(BuildError::Files)?;
+            fs::write(&path, bytes).map_err(BuildError::Files)?;
+            let mode = if file.executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(BuildError::Files)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the wheel that came out into the store, packed anew.
+    fn keep(&self, file: &str, tools: Vec<ToolWheel>) -> Result<BuiltWheel, Failure> {
+        // Nothing of the build runs any more: what is no link now stays none.
+        open_below(&self.work, &format!("out/{file}")).map_err(BuildError::Files)?;
+        let path = self.work.join("out").join(file);
+        let wheel = Wheel::open(&path, file).map_err(BuildError::from)?;
+        wheel.verify().map_err(BuildError::from)?;
+        let writer = self.bench.store.writer()?;
+        let (digest, size) = repack(&wheel, writer).map_err(BuildError::from)?.commit()?;
+        fetch::check(self.bench.store, &digest, file).map_err(BuildError::from)?;
+        let metadata = wheel.metadata("METADATA").map_err(BuildError::from)?;
+        let fields = |name: &str| -> Vec<String> {
+            let header = metadata.lines().take_while(|it| !it.is_empty());
+            let value = |line: &str| {
+                let (key, value) = line.split_once(':')?;
+                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            };
+            header.filter_map(value).collect()
+        };
+        let version = fields("Version").concat();
+        Ok(BuiltWheel {
+            name: normalise(&fields("Name").concat()),
+            version: version.parse::<pep440_rs::Version>().map_or(version, |it| it.to_string()),
+            file: file.to_owned(),
+            wheel: digest,
+            size,
+            requires: fields("Requires-Dist"),
+            tools,
+        })
+    }
+}
+
+/// `[build-system]`, with what stands for one that is not there.
+#[derive(Debug, PartialEq, Eq)]
+struct BuildSystem {
+    requires: Vec<String>,
+    backend: String,
+    backend_path: Vec<String>,
+}
+
+impl BuildSystem {
+    fn of(pyproject: &toml::Table) -> Self {
+        let table = pyproject.get("build-system").and_then(toml::Value::as_table);
+        let list = |key: &str| {
+            let items = table?.get(key)?.as_array()?;
+            Some(items.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect())
+        };
+        let backend = table.and_then(|it| it.get("build-backend")).and_then(toml::Value::as_str);
+        Self {
+            requires: list("requires").unwrap_or_else(|| vec!["setuptools>=40.8.0".to_owned()]),
+            backend: backend.unwrap_or("setuptools.build_meta:__legacy__").to_owned(),
+            backend_path: list("backend-path").unwrap_or_default(),
         }
     }
 }
 
-fn memory_key(bench: &Bench<'_>, source: &Source, commit: Option<&str>) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field("build").field(MEMORY.to_le_bytes()).field(label(source)).field(commit.unwrap_or_default());
-    if let Source::Git(git) = source {
-        hasher.field(&git.directory);
-    }
-    hasher.field(bench.interpreter.1).field(bench.interpreter.2.bytes()).field(bench.below.bytes());
-    hasher.finish()
-}
-
-/// Puts a wheel of pip where the sandbox sees it; how pip is called there.
-fn lend_pip(bench: &Bench<'_>, dir: &Path) -> Result<String, Failure> {
-    let uv = Uv::find(bench.store, bench.reporter)?;
-    let request = Request {
-        requirements: &["pip".to_owned()],
-        constraints: &[],
-        python: bench.interpreter.1,
-        libc: bench.platform.0,
-        architecture: bench.platform.1,
-        base: &[],
-        indexes: bench.indexes,
-        links: None,
-        no_deps: true,
-        torch: None,
-    };
-    let resolution = resolve::resolve(&uv, bench.store, &request).map_err(BuildError::Pip)?;
-    let wanted: Vec<Wanted> = resolution
-        .wheels
-        .into_iter()
-        .map(|it| Wanted { file: it.file, url: it.url, sha256: it.sha256, size: it.size })
-        .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Files)?;
-    let fetched = runtime.block_on(fetch::fetch(bench.store, bench.indexes, wanted, bench.reporter))?;
-    for (digest, _) in fetched {
-        fs::copy(bench.store.blob_path(&digest), dir.join("pip.whl")).map_err(BuildError::Files)?;
-    }
-    Ok(format!("{MOUNT}/pip.whl/pip"))
-}
-
-/// Has the sdist of a requirement or at an address downloaded: where it lies, its name and digest.
-fn download(
-    bench: &Bench<'_>,
-    source: &Source,
-    dir: &Path,
-    pip: &str,
-) -> Result<(String, (String, Option<Digest>)), Failure> {
-    let what = label(source);
-    // In a file, because an address may hold credentials.
-    let text = match source {
-        Source::Requirement(text) => text.clone(),
-        Source::Archive(address) => address.reveal().to_owned(),
-        Source::Git(_) => String::new(),
-    };
-    let list = dir.join("requirements.txt");
-    crate::fs::write_whole(&list, format!("{text}\n").as_bytes(), 0o600).map_err(BuildError::Files)?;
-    let name =
-        text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).map_or(text.as_str(), |it| &text[..it]);
-    let (to, list) = (format!("{MOUNT}/sources"), format!("{MOUNT}/requirements.txt"));
-    let mut arguments = vec![pip, "download", "--no-deps", "--dest", &to, "--requirement", &list];
-    if matches!(source, Source::Requirement(_)) {
-        arguments.extend(["--no-binary", name]);
-    }
-    run_pip(bench, dir, &what, &arguments)?;
-    let failed = || BuildError::Failed { what: what.clone(), words: "pip left no sdist".to_owned() };
-    let file = only_file(&dir.join("sources")).ok_or_else(failed)?;
-    let opened = fs::File::open(dir.join("sources").join(&file)).map_err(BuildError::Files)?;
-    let (digest, _) = digest_reader(opened).map_err(BuildError::Files)?;
-    Ok((format!("{MOUNT}/sources/{file}"), (file, Some(digest))))
-}
-
-fn run_pip(bench: &Bench<'_>, dir: &Path, what: &str, arguments: &[&str]) -> Result<(), Failure> {
-    let argv: Vec<&str> = [bench.interpreter.0].into_iter().chain(arguments.iter().copied()).collect();
-    let mut step = Step::new(format!("build of {what}"), &argv)
-        .bind(dir, MOUNT, true)
-        .env("SOURCE_DATE_EPOCH", EPOCH)
-        .env("PYTHONHASHSEED", "0")
-        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-        .env("PIP_NO_CACHE_DIR", "1")
-        .env("PIP_NO_INPUT", "1")
-        .env("PIP_PROGRESS_BAR", "off")
-        .env("PIP_ROOT_USER_ACTION", "ignore")
-        .env("TMPDIR", "/tmp");
-    if arguments.iter().any(|it| it.contains("/sources/")) && !dir.join("requirements.txt").exists() {
-        // A repository's files come without its history: there is no tag to read a version from.
-        step = step.env("SETUPTOOLS_SCM_PRETEND_VERSION", "0.0.0").env("PBR_VERSION", "0.0.0");
-    }
-    for (name, value) in bench.indexes.environment_of_pip() {
-        step = step.env(&name, value.reveal());
-    }
-    step.network = true;
-    step.changes = Changes::Dropped;
-    let output = (bench.run)(&step)?;
-    if output.code == 0 {
-        return Ok(());
-    }
-    Err(BuildError::Failed { what: what.to_owned(), words: mask_userinfo(&output.last_words()) }.into())
-}
-
-/// Puts the wheel that came out into the store.
-fn keep(
-    bench: &Bench<'_>,
-    dir: &Path,
-    what: &str,
-    (source, sha256): (String, Option<Digest>),
-) -> Result<Built, Failure> {
-    let failed = |words: &str| BuildError::Failed { what: what.to_owned(), words: words.to_owned() };
-    let file = only_file(&dir.join("wheels")).ok_or_else(|| failed("pip left no wheel"))?;
-    let name = WheelName::parse(&file).ok_or_else(|| failed("what pip left is no wheel"))?;
-    let (wheel, size) = fetch::adopt(bench.store, &dir.join("wheels").join(&file), &file)?;
-    let version = name.version.replace('_', "-");
-    let version = version.parse::<pep440_rs::Version>().map_or(version, |it| it.to_string());
-    Ok(Built { name: name.name, version, file, wheel, size, requirement: what.to_owned(), source, sha256 })
-}
-
-fn only_file(dir: &Path) -> Option<String> {
-    let mut names = fs::read_dir(dir).ok()?.filter_map(|it| it.ok()?.file_name().into_string().ok());
-    let first = names.next()?;
-    names.next().is_none().then_some(first)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-    use std::time::Duration;
-
     use super::*;
-    use crate::process;
-    use crate::report::silent;
 
     #[test]
-    fn repositories_are_taken_apart() {
-        let git = |text: &str| Git::parse(text).map(|it| (it.address.reveal().to_owned(), it.revision, it.directory));
-        assert_eq!(
-            git("git+https://u:p@h.example/x.git@v1.0#egg=x&subdirectory=a/b"),
-            Some(("https://u:p@h.example/x.git".to_owned(), Some("v1.0".to_owned()), "a/b".to_owned()))
-        );
-        assert_eq!(git("git+ssh://git@h.example/x"), Some(("ssh://git@h.example/x".to_owned(), None, String::new())));
-        assert_eq!(git("git+https://h.example/x#subdirectory=../y"), None);
-        assert_eq!(git("https://h.example/x.tar.gz"), None);
-        let source = Source::Git(Git::parse("git+https://u:p@h.example/x@main").unwrap());
-        assert_eq!(label(&source), "git+https://h.example/x@main");
-    }
-
-    /// Runs a step on this machine; the package is the test's own.
-    fn on_host(step: &Step) -> Result<Output, Failure> {
-        let lent = step.binds[0].source.display().to_string();
-        let mut command = Command::new(&step.argv[0]);
-        command.args(step.argv[1..].iter().map(|it| it.replace(MOUNT, &lent)));
-        command.envs(step.env.iter());
-        let output = process::run(&mut command, Duration::from_secs(600))?;
-        let code = process::exit_code(output.status);
-        Ok(Output { code, stdout: output.stdout, stderr: output.stderr })
-    }
-
-    #[test]
-    fn a_repository_becomes_a_wheel_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let indexes = Indexes::of_machine(&|name| std::env::var(name).ok());
-        let check_out = |_: &Git, to: &Path| {
-            let text =
-                "[build-system]\nrequires = [\"setuptools\"]\n[project]\nname = \"demo.project\"\nversion = \"1.5\"\n";
-            fs::create_dir_all(to.join("sub/demo")).map_err(BuildError::Files)?;
-            fs::write(to.join("sub/pyproject.toml"), text).map_err(BuildError::Files)?;
-            fs::write(to.join("sub/demo/__init__.py"), "x = 1\n").map_err(BuildError::Files)?;
-            Ok("abc".to_owned())
-        };
-        let runs = std::cell::Cell::new(0);
-        let run = |step: &Step| {
-            runs.set(runs.get() + 1);
-            on_host(step)
-        };
-        let bench = Bench {
-            store: &store,
-            indexes: &indexes,
-            interpreter: ("python3", "3.11.2", Digest::of("python")),
-            platform: (Libc::Glibc(2, 36), "amd64"),
-            below: Digest::of("base"),
-            run: &run,
-            check_out: &check_out,
-            reporter: &silent(),
-        };
-        let source = Source::Git(Git::parse("git+https://h.example/x@main#subdirectory=sub").unwrap());
-        let built = build(&bench, &source).unwrap();
-        assert_eq!(
-            (built.name.as_str(), built.version.as_str(), built.source.as_str()),
-            ("demo-project", "1.5", "abc")
-        );
-        assert_eq!(built.requirement, "git+https://h.example/x@main");
-        assert!(fetch::is_checked(&store, &built.wheel));
-        assert_eq!(build(&bench, &source).unwrap(), built);
-        assert_eq!(runs.get(), 1);
+    fn a_project_without_a_build_system_has_the_old_one() {
+        let table = |text: &str| text.parse::<toml::Table>().unwrap();
+        let old = BuildSystem::of(&toml::Table::new());
+        assert_eq!(old.backend, "setuptools.build_meta:__legacy__");
+        let text = "[build-system]\nrequires = ['x']\nbuild-backend = 'b'\nbackend-path = ['.']\n";
+        let own = BuildSystem::of(&table(text));
+        assert_eq!((own.requires, own.backend_path), (vec!["x".to_owned()], vec![".".to_owned()]));
     }
 }

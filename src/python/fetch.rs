@@ -1,4 +1,4 @@
-//! Wheels into the store: by address and digest, many at once, checked before anybody uses them.
+//! Wheels and sdists into the store: by address and digest, many at once, checked before anybody uses them.
 //!
 //! A wheel is a blob named by its SHA-256. The first time it is seen, every file in it is compared with its RECORD, and
 //! that is remembered. A wheel from an index of this machine's own configuration has no address in the lock: its name
@@ -157,6 +157,19 @@ pub async fn fetch(
     Ok(results.into_values().collect())
 }
 
+/// Puts a file that is no wheel into the store, unchecked but for its digest. Blocks; not for a thread of an async
+/// runtime.
+///
+/// # Errors
+/// [`FetchError`]
+pub fn file(store: &Store, indexes: &Indexes, wanted: &Wanted) -> Result<(Digest, u64), FetchError> {
+    let failed = |source| FetchError::Http { file: wanted.file.clone(), source };
+    let unstarted = |source| FetchError::Read { file: wanted.file.clone(), source };
+    let client = http::client(&http::Options::default()).map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unstarted)?;
+    runtime.block_on(bring(store, &client, indexes, wanted, &|_| ()))
+}
+
 /// Whether a wheel of the store has passed all checks.
 #[must_use]
 pub fn is_checked(store: &Store, sha256: &Digest) -> bool {
@@ -181,17 +194,46 @@ pub fn check(store: &Store, sha256: &Digest, file: &str) -> Result<(), FetchErro
 /// # Errors
 /// [`FetchError`]
 pub fn adopt(store: &Store, path: &Path, file: &str) -> Result<(Digest, u64), FetchError> {
-    let read = |source| FetchError::Read { file: file.to_owned(), source };
-    let mut source = fs::File::open(path).map_err(read)?;
-    let mut writer = store.writer()?;
-    io::copy(&mut source, &mut writer).map_err(read)?;
-    let (digest, size) = writer.commit()?;
+    let (digest, size) = copy(store, path, file)?;
     check(store, &digest, file)?;
     Ok((digest, size))
 }
 
+fn copy(store: &Store, path: &Path, file: &str) -> Result<(Digest, u64), FetchError> {
+    let read = |source| FetchError::Read { file: file.to_owned(), source };
+    let mut source = fs::File::open(path).map_err(read)?;
+    let mut writer = store.writer()?;
+    io::copy(&mut source, &mut writer).map_err(read)?;
+    Ok(writer.commit()?)
+}
+
 fn check_key(sha256: &Digest) -> Digest {
     Digest::of(format!("checked wheel {sha256}"))
+}
+
+/// Has a file in the store.
+async fn bring(
+    store: &Store,
+    client: &reqwest::Client,
+    indexes: &Indexes,
+    wanted: &Wanted,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Digest, u64), FetchError> {
+    if let Some(known) = wanted.sha256.and_then(|sha256| Some((sha256, store.has(&sha256)?))) {
+        return Ok(known);
+    }
+    if wanted.url.scheme() != "file" {
+        return download(store, client, indexes, wanted, progress).await;
+    }
+    let path = wanted.url.to_file_path().unwrap_or_default();
+    let (digest, size) = copy(store, &path, &wanted.file)?;
+    match wanted.sha256 {
+        Some(expected) if expected != digest => {
+            let source = StoreError::Mismatch { expected, found: digest };
+            Err(FetchError::Changed { file: wanted.file.clone(), source })
+        }
+        _ => Ok((digest, size)),
+    }
 }
 
 async fn one(
@@ -201,22 +243,7 @@ async fn one(
     wanted: &Wanted,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Digest, u64), FetchError> {
-    let present = wanted.sha256.and_then(|sha256| Some((sha256, store.has(&sha256)?)));
-    let (digest, size) = match present {
-        Some(known) => known,
-        None if wanted.url.scheme() == "file" => {
-            let path = wanted.url.to_file_path().unwrap_or_default();
-            let (digest, size) = adopt(store, &path, &wanted.file)?;
-            if let Some(expected) = wanted.sha256
-                && expected != digest
-            {
-                let source = StoreError::Mismatch { expected, found: digest };
-                return Err(FetchError::Changed { file: wanted.file.clone(), source });
-            }
-            (digest, size)
-        }
-        None => download(store, client, indexes, wanted, progress).await?,
-    };
+    let (digest, size) = bring(store, client, indexes, wanted, progress).await?;
     let (owned, file) = (store.clone(), wanted.file.clone());
     let checked = tokio::task::spawn_blocking(move || check(&owned, &digest, &file)).await;
     checked.map_err(|error| FetchError::Read { file: wanted.file.clone(), source: io::Error::other(error) })??;

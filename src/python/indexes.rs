@@ -96,6 +96,13 @@ impl Indexes {
         own.map(|(host, it)| (host.as_str(), it))
     }
 
+    /// Adds what an address said of who may read it.
+    pub fn add_credentials(&mut self, address: &Url, credentials: Option<Credentials>) {
+        if let (Some(host), Some(credentials)) = (address.host_str(), credentials) {
+            self.credentials.insert(host_key(host, address), credentials);
+        }
+    }
+
     /// What uv is told on top of its own configuration; `links` are directories of wheels besides.
     #[must_use]
     pub fn environment(&self, links: &[&Path]) -> Vec<(String, Secret)> {
@@ -121,31 +128,6 @@ impl Indexes {
             environment.push(("UV_INDEX_STRATEGY".to_owned(), Secret::new("unsafe-best-match")));
         }
         environment
-    }
-
-    /// The same for pip, where it runs in a sandbox: only what is reached over the network. uv's own configuration is
-    /// handed over as far as it stands in variables.
-    #[must_use]
-    pub fn environment_of_pip(&self) -> Vec<(String, Secret)> {
-        let own = |name: &str| std::env::var(name).unwrap_or_default();
-        let told: BTreeMap<String, Secret> = self.environment(&[]).into_iter().collect();
-        let value = |name: &str| told.get(name).map_or_else(|| own(name), |it| it.reveal().to_owned());
-        let over_network = |text: String| {
-            let words = text.split([' ', ',']).filter(|it| it.contains("://") && !it.starts_with("file:"));
-            let bare =
-                |it: &str| it.rsplit_once("=http").map_or_else(|| it.to_owned(), |(_, rest)| format!("http{rest}"));
-            words.map(bare).collect::<Vec<_>>().join(" ")
-        };
-        let default = [value("UV_DEFAULT_INDEX"), own("UV_INDEX_URL")].concat();
-        let extra = [value("UV_INDEX"), own("UV_EXTRA_INDEX_URL")].join(" ");
-        let variables = [
-            ("PIP_INDEX_URL", over_network(default)),
-            ("PIP_EXTRA_INDEX_URL", over_network(extra)),
-            ("PIP_FIND_LINKS", over_network(value("UV_FIND_LINKS"))),
-            ("PIP_TRUSTED_HOST", value("UV_INSECURE_HOST")),
-        ];
-        let filled = variables.into_iter().filter(|it| !it.1.is_empty());
-        filled.map(|(name, value)| (name.to_owned(), Secret::new(value))).collect()
     }
 
     /// Whether a file's address says something about this machine only, so that a lock must not hold it.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! inspect ─▶ stub ─▶ resolve (uv) ─▶ pylock ─▶ tags      which wheels, by name and digest
+//! source, project ─▶ build (in the sandbox) ─▶ pack      wheels of what has none
 //! fetch ─▶ archive ─▶ wheel ─▶ install, venv             which files, from which bytes
 //! ```
 //!
 //! Archives and their metadata are hostile until checked: a wheel enters the store only after every entry of it was
-//! compared with its RECORD ([`wheel::Wheel::verify`]). Nothing here writes layers (`layer/python.rs` does) and nothing
-//! here runs code of a package.
+//! compared with its RECORD ([`wheel::Wheel::verify`]). Nothing here writes layers (`layer/python.rs` does), and code
+//! of a package runs in a sandbox only.
 
 pub mod archive;
 pub mod build;
@@ -17,11 +18,13 @@ pub mod indexes;
 pub mod inspect;
 pub mod install;
 pub mod name;
+mod pack;
 mod pipconf;
 pub mod project;
 pub mod pylock;
 pub mod record;
 pub mod resolve;
+pub mod source;
 mod stub;
 pub mod tags;
 pub mod uv;

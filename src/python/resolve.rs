@@ -49,6 +49,9 @@ pub struct Request<'a> {
     pub links: Option<&'a Path>,
     /// Whether what a distribution needs is left out.
     pub no_deps: bool,
+    /// The distribution whose sdist is wanted rather than a wheel; then `no_deps` must be set, so that nobody has to
+    /// know what the sdist requires, which might take a build.
+    pub source: Option<&'a str>,
     /// Where PyTorch comes from, `cu126` or `cpu`; `None` treats it like any other package.
     pub torch: Option<&'a str>,
 }
@@ -274,14 +277,18 @@ fn compile(uv: &Uv, request: &Request<'_>, dir: &Path, platform: &str, offline: 
     command
         .args(["pip", "compile", "requirements.in", "--constraints", "constraints.txt"])
         .args(["--format", "pylock.toml", "--output-file", "pylock.toml", "--quiet", "--no-header"])
-        .args(["--only-binary", ":all:", "--no-sources", "--no-python-downloads", "--color", "never"])
+        .args(["--no-sources", "--no-python-downloads", "--color", "never"])
         .args(["--python-version", request.python, "--python-platform", platform])
         .current_dir(dir);
     // It wants an interpreter, though it resolves for another one. Those on PATH may be shims, asked anew each time.
     if let Some(plain) = PLAIN.into_iter().find(|it| Path::new(it).exists()) {
         command.args(["--python", plain]);
     }
-    if request.no_deps {
+    match request.source {
+        Some(name) => command.args(["--no-deps", "--no-binary", name]),
+        None => command.args(["--only-binary", ":all:"]),
+    };
+    if request.no_deps && request.source.is_none() {
         command.arg("--no-deps");
     }
     if offline {
@@ -401,6 +408,7 @@ mod tests {
                 indexes: &self.indexes,
                 links: None,
                 no_deps: false,
+                source: None,
                 torch: None,
             };
             resolve(&self.uv, &self.store, &request)

@@ -3,12 +3,13 @@
 //! The resolver is offered them as files, with the metadata the base has, and prefers their versions. So they satisfy
 //! requirements even when no index knows them (`torch 2.6.0a0+ecf3bae40a.nv25.1`), and nothing of them is fetched.
 
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use fs_err as fs;
 
 use super::inspect::Installed;
+use super::pack::Packer;
 
 /// Writes a stand-in for every distribution into `dir`; `tag` must be the best tag of the interpreter, so that a
 /// stand-in is preferred to the same version from an index.
@@ -28,8 +29,12 @@ pub(super) fn write(dir: &Path, installed: &[Installed], tag: &str) -> io::Resul
         }
         let wheel = format!("Wheel-Version: 1.0\nGenerator: agent\nRoot-Is-Purelib: true\nTag: {tag}\n");
         let files = [("METADATA", metadata.as_str()), ("WHEEL", &wheel), ("RECORD", "")];
-        let archive = stored_zip(&files.map(|(file, text)| (format!("{dist_info}/{file}"), text)));
-        fs::write(dir.join(format!("{name}-{}-9999-{tag}.whl", it.version)), archive)?;
+        let file = fs::File::create(dir.join(format!("{name}-{}-9999-{tag}.whl", it.version)))?;
+        let mut packer = Packer::new(BufWriter::new(file));
+        for (file, text) in files {
+            packer.add(&format!("{dist_info}/{file}"), text.as_bytes(), false)?;
+        }
+        packer.finish()?.flush()?;
     }
     Ok(())
 }
@@ -41,43 +46,6 @@ pub(super) fn preferences(installed: &[Installed]) -> String {
         text.push_str(&format!("[[packages]]\nname = {:?}\nversion = {:?}\n", it.name, it.version));
     }
     text
-}
-
-/// A zip archive of stored files.
-fn stored_zip(files: &[(String, &str)]) -> Vec<u8> {
-    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
-    for (name, text) in files {
-        let offset = small(bytes.len());
-        let mut common = vec![20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0];
-        common.extend(crc32fast::hash(text.as_bytes()).to_le_bytes());
-        common.extend(small(text.len()));
-        common.extend(small(text.len()));
-        common.extend(&small(name.len())[..2]);
-        common.extend([0, 0]);
-        bytes.extend(b"PK\x03\x04");
-        bytes.extend(&common);
-        bytes.extend(name.as_bytes());
-        bytes.extend(text.as_bytes());
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
-        directory.extend([0; 10]);
-        directory.extend(offset);
-        directory.extend(name.as_bytes());
-    }
-    let (start, size, count) = (small(bytes.len()), small(directory.len()), small(files.len()));
-    bytes.extend(directory);
-    bytes.extend(b"PK\x05\x06\0\0\0\0");
-    bytes.extend(&count[..2]);
-    bytes.extend(&count[..2]);
-    bytes.extend(size);
-    bytes.extend(start);
-    bytes.extend([0, 0]);
-    bytes
-}
-
-/// Metadata is far below 4 GiB.
-fn small(number: usize) -> [u8; 4] {
-    u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! Builds archives and wheels for tests, sound ones and others.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use fs_err as fs;
 
 use super::record::{self, Row};
+use crate::error::Failure;
 use crate::oci::inflate::deflate;
+use crate::process;
+use crate::sandbox::{Output, Step};
 
 /// An entry of an archive; what is `Some` in `local` differs from the directory there.
 #[derive(Debug, Clone)]
@@ -139,4 +144,26 @@ pub(crate) fn write_wheel(dir: &Path, name: &str, version: &str, members: &[Memb
     let path = dir.join(format!("{}-{version}-py3-none-any.whl", name.replace('-', "_")));
     fs::write(&path, zip(members)).unwrap();
     path
+}
+
+/// This machine's own Python: executable and version.
+pub(crate) fn host_python() -> (String, String) {
+    let script = "import os, platform, sys; print(os.path.realpath(sys.executable), platform.python_version())";
+    let output = process::run(Command::new("python3").args(["-c", script]), Duration::from_secs(60)).unwrap();
+    let text = output.text();
+    let (executable, version) = text.trim().split_once(' ').unwrap();
+    (executable.to_owned(), version.to_owned())
+}
+
+/// Runs a step of a build on this machine with its paths rewritten, in place of a sandbox.
+pub(crate) fn run_here(step: &Step) -> Result<Output, Failure> {
+    let here = |text: &str| {
+        step.binds.iter().fold(text.to_owned(), |text, bind| text.replace(&bind.target, &bind.source.to_string_lossy()))
+    };
+    let call = step.binds[0].source.join("call.json");
+    fs::write(&call, here(&fs::read_to_string(&call).unwrap())).unwrap();
+    let mut command = Command::new(here(&step.argv[0]));
+    command.args(step.argv[1..].iter().map(|it| here(it))).envs(&step.env);
+    let output = process::run(&mut command, Duration::from_secs(600)).unwrap();
+    Ok(Output { code: process::exit_code(output.status), stdout: output.stdout, stderr: output.stderr })
 }

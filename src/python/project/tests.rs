@@ -1,36 +1,27 @@
 use std::cell::RefCell;
 
 use super::*;
-use crate::process;
+use crate::python::build::Needs;
+use crate::python::fetch;
+use crate::python::testing::{Member, host_python, run_here, wheel_members, write_wheel};
+use crate::python::wheel::Wheel;
 use crate::report::Silent;
-
-fn table(text: &str) -> toml::Table {
-    text.parse().unwrap()
-}
 
 #[test]
 fn requirements_follow_extras() {
-    let pyproject = table(
-        "[project]\nname = 'My.Pkg'\ndependencies = ['numpy>=1', 'tomli; python_version < \"3.11\"']\n\
-         [project.optional-dependencies]\ndev = ['pytest']\nall = ['my-pkg[dev]', 'rich ; os_name == \"posix\"']\n",
-    );
-    let (name, requires) = static_metadata(&pyproject).unwrap();
-    assert_eq!(name, "my-pkg");
-    let plain = of_extras(&name, &requires, &[]);
+    let requires = [
+        "numpy>=1",
+        "tomli; python_version < \"3.11\"",
+        "pytest ; extra == 'dev'",
+        "my-pkg[dev] ; extra == 'all'",
+        "rich ; os_name == \"posix\" and extra == 'all'",
+    ]
+    .map(str::to_owned);
+    let plain = of_extras("my-pkg", &requires, &[]);
     assert_eq!(plain, ["numpy>=1", "tomli ; python_full_version < '3.11'"]);
-    let all = of_extras(&name, &requires, &["ALL".to_owned()]);
+    let all = of_extras("my-pkg", &requires, &["ALL".to_owned()]);
     assert_eq!(all.len(), 4, "{all:?}");
     assert!(all.contains(&"rich ; os_name == 'posix'".to_owned()) && all.contains(&"pytest".to_owned()), "{all:?}");
-    assert!(static_metadata(&table("[project]\nname = 'x'\ndynamic = ['dependencies']\n")).is_none());
-    assert!(static_metadata(&table("[tool.poetry]\nname = 'x'\n")).is_none());
-}
-
-#[test]
-fn a_project_without_a_build_system_has_the_old_one() {
-    let old = BuildSystem::of(&toml::Table::new());
-    assert_eq!(old.backend, "setuptools.build_meta:__legacy__");
-    let own = BuildSystem::of(&table("[build-system]\nrequires = ['x']\nbuild-backend = 'b'\nbackend-path = ['.']\n"));
-    assert_eq!((own.requires, own.backend_path), (vec!["x".to_owned()], vec![".".to_owned()]));
 }
 
 /// A backend that stands in the project itself, so that a test needs no index.
@@ -63,20 +54,6 @@ def build_editable(directory, settings=None, metadata=None):
     return wheel(directory, {"p.pth": os.getcwd() + "\n"})
 "#;
 
-/// Runs a step on this machine with its paths rewritten, in place of a sandbox.
-fn run_here(step: &Step) -> Result<Output, Failure> {
-    let here = |text: &str| {
-        step.binds.iter().fold(text.to_owned(), |text, bind| text.replace(&bind.target, &bind.source.to_string_lossy()))
-    };
-    let lent = &step.binds[0].source;
-    let call = fs::read_to_string(lent.join("call.json")).unwrap();
-    fs::write(lent.join("call.json"), here(&call)).unwrap();
-    let mut command = std::process::Command::new("python3");
-    command.args(step.argv[1..].iter().map(|it| here(it))).envs(&step.env);
-    let output = process::run(&mut command, std::time::Duration::from_secs(120)).unwrap();
-    Ok(Output { code: process::exit_code(output.status), stdout: output.stdout, stderr: output.stderr })
-}
-
 #[test]
 fn projects_are_built_by_their_own_backend_and_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -85,24 +62,28 @@ fn projects_are_built_by_their_own_backend_and_once() {
     let text = "[build-system]\nrequires = []\nbuild-backend = 'own'\nbackend-path = ['.']\n";
     checkout.insert("sub/pyproject.toml", Mode::File, text.into()).unwrap();
     checkout.insert("sub/own.py", Mode::File, BACKEND.into()).unwrap();
-    let members = crate::python::testing::wheel_members(
-        "tool",
-        "1",
-        vec![crate::python::testing::Member::new("tool.py", "TEXT = 'x = 1\\n'\n")],
-    );
-    let tool = crate::python::testing::write_wheel(dir.path(), "tool", "1", &members);
     let asked = RefCell::new(Vec::new());
-    let tools = |requires: &[String]| {
-        asked.borrow_mut().push(requires.to_vec());
-        let file = tool.file_name().unwrap().to_str().unwrap();
-        let wanted = requires.iter().filter(|it| *it == "tool");
-        Ok(wanted.map(|_| (fetch::adopt(&store, &tool, file).unwrap().0, file.to_owned())).collect())
+    let tool = |text: &str| {
+        let members = wheel_members("tool", "1", vec![Member::new("tool.py", format!("TEXT = {text:?}\n"))]);
+        let path = write_wheel(dir.path(), "tool", "1", &members);
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (sha256, size) = fetch::adopt(&store, &path, &file).unwrap();
+        ToolWheel { name: "tool".to_owned(), version: "1".to_owned(), file, sha256, size, url: None }
     };
-    let bench = Workbench {
+    let (old, new) = (tool("x = 1\n"), tool("x = 2\n"));
+    let newest = RefCell::new(old.clone());
+    let tools = |needs: Needs<'_>| match needs {
+        Needs::Requirements(requires) => {
+            asked.borrow_mut().push(requires.to_vec());
+            Ok(requires.iter().filter(|it| *it == "tool").map(|_| newest.borrow().clone()).collect())
+        }
+        Needs::Pinned(pinned) => Ok(pinned.to_vec()),
+    };
+    let (executable, version) = host_python();
+    let bench = Bench {
         store: &store,
-        checkout: &checkout,
-        executable: "/usr/bin/python3",
-        version: "3.11.2",
+        executable: &executable,
+        version: &version,
         interpreter: Digest::of("python"),
         below: Digest::of("base"),
         tools: &tools,
@@ -110,25 +91,37 @@ fn projects_are_built_by_their_own_backend_and_once() {
         reporter: &Silent,
     };
     let request = |editable| ProjectRequest { path: "sub".into(), editable, extras: vec![] };
-    let copy = build(&bench, &request(false)).unwrap();
-    assert_eq!(
-        (copy.name.as_str(), copy.version.as_str(), &copy.requires[..]),
-        ("p", "1.0", &["numpy".to_owned()][..])
-    );
+    let copy = build(&bench, &checkout, &request(false)).unwrap();
+    let wheel = &copy.wheel;
+    assert_eq!((wheel.name.as_str(), wheel.version.as_str()), ("p", "1.0"));
+    assert_eq!((copy.requires(&[]), &wheel.tools), (vec!["numpy".to_owned()], &vec![old]));
     assert_eq!(*asked.borrow(), [vec![], vec!["tool".to_owned()]]);
-    let wheel = Wheel::open(&store.blob_path(&copy.wheel), &copy.file).unwrap();
-    assert!(wheel.archive().find("p.py").is_some() && copy.added.is_empty());
+    let opened = Wheel::open(&store.blob_path(&wheel.wheel), &wheel.file).unwrap();
+    assert!(opened.archive().find("p.py").is_some() && copy.added.is_empty());
 
-    let editable = build(&bench, &request(true)).unwrap();
+    let editable = build(&bench, &checkout, &request(true)).unwrap();
     assert_eq!(editable.added.keys().collect::<Vec<_>>(), ["sub/made.so"]);
     let times = asked.borrow().len();
-    assert_eq!(build(&bench, &request(true)).unwrap(), editable);
+    assert_eq!(build(&bench, &checkout, &request(true)).unwrap(), editable);
     assert_eq!(asked.borrow().len(), times);
-    let described = describe(&bench, &request(false)).unwrap();
-    assert_eq!((described.name.as_str(), described.tree), ("p", checkout.digest_below("sub")));
+
+    // Elsewhere, and later: there are newer tools, but the lock has those it was made with.
+    let elsewhere = Store::open(&dir.path().join("elsewhere")).unwrap();
+    for it in [&copy.wheel.tools[0], &new] {
+        fetch::adopt(&elsewhere, &store.blob_path(&it.sha256), &it.file).unwrap();
+    }
+    newest.replace(new);
+    let there = Bench { store: &elsewhere, ..bench };
+    let other = build(&there, &checkout, &request(false)).unwrap();
+    assert_ne!(other.digest(), copy.digest());
+    let pinned = (copy.digest(), &copy.wheel.tools[..]);
+    assert_eq!(rebuild(&there, &checkout, &request(false), pinned).unwrap(), copy);
+    let other = (Digest::of("other"), &copy.wheel.tools[..]);
+    let error = rebuild(&there, &checkout, &request(false), other).unwrap_err();
+    assert!(error.to_string().contains("`p` was built again"), "{error}");
 
     let mut broken = checkout.clone();
     broken.insert("sub/own.py", Mode::File, "raise SystemExit('no compiler')\n".into()).unwrap();
-    let error = build(&Workbench { checkout: &broken, ..bench }, &request(false)).unwrap_err();
+    let error = build(&there, &broken, &request(false)).unwrap_err();
     assert!(error.to_string().contains("no compiler"), "{error}");
 }

@@ -3,6 +3,7 @@
 mod determinism;
 mod edits;
 mod failures;
+mod python;
 mod road;
 
 use std::path::PathBuf;

@@ -137,7 +137,7 @@ fn a_changed_parameter_has_the_same_effect_with_and_without_a_server() {
 
 /// A program that makes models and other tasks, and looks at what it made.
 const MAKER: &str = r#"
-from clearml import Model, OutputModel, Task
+from clearml import Dataset, Model, OutputModel, Task
 
 task = Task.init(project_name="demo", task_name="maker", auto_connect_frameworks=False)
 open("weights", "w").write("w" * 10)
@@ -151,6 +151,11 @@ child.set_parameter("Args/x", 5)
 again = Task.get_task(task_id=child.id)
 print("SAW", again.name, again.parent == task.id, again.get_parameter("Args/x"), again.status)
 print("SAW", [it.name for it in Task.get_tasks(task_name="^child$")], Task.get_task(task_name="no such task"))
+data = Dataset.create(dataset_name="data", dataset_project="demo")
+data.add_files("weights")
+data.upload(show_progress=False)
+data.finalize()
+print("SAW", data.list_files(), data.version)
 print("SAW", type(task.get_last_scalar_metrics()).__name__, type(task.get_reported_scalars()).__name__, flush=True)
 "#;
 
@@ -166,10 +171,16 @@ fn what_a_program_makes_is_there_for_it_with_and_without_a_server() {
     let saw = |call: Call| {
         let outcome = call.run().success();
         let lines: Vec<String> = outcome.stdout.lines().filter(|it| it.starts_with("SAW")).map(str::to_owned).collect();
-        assert_eq!(lines.len(), 4, "{}\n{}", outcome.stdout, outcome.stderr);
+        assert_eq!(lines.len(), 5, "{}\n{}", outcome.stdout, outcome.stderr);
         lines
     };
-    let expected = ["SAW 1 net 3 wwwwwwwwww", "SAW child True 5 created", "SAW ['child'] None", "SAW dict dict"];
+    let expected = [
+        "SAW 1 net 3 wwwwwwwwww",
+        "SAW child True 5 created",
+        "SAW ['child'] None",
+        "SAW ['weights'] 1.0.0",
+        "SAW dict dict",
+    ];
     assert_eq!(saw(image.run().arg("--journal").arg(context.path("journal"))), expected);
     assert_eq!(saw(image.with(&server)), expected);
 }

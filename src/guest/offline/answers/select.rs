@@ -29,16 +29,19 @@ pub(super) fn part(document: &Value, query: &Value) -> Value {
     let Some(fields) = query.get("only_fields").and_then(Value::as_array) else { return document.clone() };
     let mut part = json!({ "id": document["id"] });
     for field in fields.iter().filter_map(Value::as_str) {
-        let Some(value) = document.pointer(&format!("/{}", field.replace('.', "/"))) else { continue };
+        let (mut from, mut place) = (document, &mut part);
         let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
-        let mut place = &mut part;
+        // What a field is asked of is there, too, when it lacks the field.
         for name in parents.split('.').filter(|it| !it.is_empty()) {
-            if !place[name].is_object() {
-                place[name] = json!({});
-            }
+            from = &from[name];
             place = &mut place[name];
+            if !place.is_object() {
+                *place = json!({});
+            }
         }
-        place[last] = value.clone();
+        if let Some(value) = from.get(last) {
+            place[last] = value.clone();
+        }
     }
     part
 }
@@ -69,6 +72,15 @@ fn has(tags: &Value, wanted: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_has_the_fields_that_are_asked_for_and_what_they_are_asked_of() {
+        let document = json!({ "id": "1", "runtime": {}, "script": { "branch": "b", "diff": "d" }, "name": "n" });
+        let query = json!({ "only_fields": ["runtime.version", "script.branch", "name", "absent"] });
+        let expected = json!({ "id": "1", "runtime": {}, "script": { "branch": "b" }, "name": "n" });
+        assert_eq!(part(&document, &query), expected);
+        assert_eq!(part(&document, &json!({})), document);
+    }
 
     #[test]
     fn queries_mean_what_they_name() {

@@ -27,6 +27,7 @@ use crate::task::Task;
 
 mod base;
 mod builds;
+mod early;
 mod ground;
 mod layers;
 mod look;
@@ -109,9 +110,16 @@ pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, F
     let choices = code::Choices { artifact: wishes.artifact, force_task_init: wishes.force_task_init, reporter };
     // The repository and the base know nothing of each other.
     let (request, platform) = (&wishes.base, &wishes.platform);
+    let solves = wishes.opencv || !wishes.apt.is_empty();
+    if solves {
+        early::before_lock(shop)?;
+    }
     let (found, resolved) = thread::scope(|scope| {
         let found = scope.spawn(move || -> Result<_, Failure> {
             let (part, base) = base::lock(shop, request, platform)?;
+            if solves {
+                early::before_look(shop, &base)?;
+            }
             let looked = look::look(shop, &base)?;
             Ok((part, base, looked))
         });
@@ -179,6 +187,7 @@ pub struct Built {
 pub fn build(shop: &Workshop, lock: &Lock, labels: &BTreeMap<String, String>) -> Result<Built, Failure> {
     let start = Instant::now();
     let base = base::open(shop, &lock.base)?;
+    early::before_build(shop, lock, &base)?;
     let layers = layers::build(shop, lock, &base)?;
     let image = assemble(&Assembly {
         base: &lock.base,

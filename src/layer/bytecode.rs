@@ -82,11 +82,20 @@ struct Piece {
     size: u64,
 }
 
-/// The names of distributions whose bytecode would have to be made: none means that no sandbox is needed.
+/// Whether bytecode must be made, and so a sandbox be had, as far as that is known before the wheels are there.
 #[must_use]
-pub fn missing<'a>(store: &Store, part: &'a PythonPart) -> Vec<&'a str> {
-    let all = part.distributions.iter();
-    all.filter(|it| known(store, part, &it.sha256).is_none()).map(|it| it.name.as_str()).collect()
+pub fn is_missing(store: &Store, part: &PythonPart) -> bool {
+    match python::remembered_plan(store, part) {
+        Some(plan) => !unmade(store, part, &plan).is_empty(),
+        None => part.distributions.iter().any(|it| known(store, part, &it.sha256).is_none()),
+    }
+}
+
+/// The distributions whose bytecode is in no layer and is not kept.
+fn unmade(store: &Store, part: &PythonPart, plan: &Plan) -> Vec<usize> {
+    let groups = plan.groups().into_iter();
+    let unwritten = groups.filter(|group| find(store, &layer_key(part, plan, group)).is_none());
+    unwritten.flatten().filter(|it| known(store, part, &part.distributions[*it].sha256).is_none()).collect()
 }
 
 /// The bytecode layers, one for each of the plan's groups; `None` for a group without modules.
@@ -98,18 +107,10 @@ pub(super) fn layers(
 ) -> Result<Vec<Option<BuiltLayer>>, PythonLayerError> {
     let groups = plan.groups();
     let keys: Vec<Digest> = groups.iter().map(|it| layer_key(part, plan, it)).collect();
-    let wanted: Vec<usize> = groups
-        .iter()
-        .zip(&keys)
-        .filter(|(_, key)| find(store, key).is_none())
-        .flat_map(|(group, _)| group.iter().copied())
-        .filter(|it| known(store, part, &part.distributions[*it].sha256).is_none())
-        .collect();
-    if !wanted.is_empty() {
+    if !unmade(store, part, plan).is_empty() {
         let _alone = store.lock("bytecode")?;
-        let still: Vec<usize> =
-            wanted.into_iter().filter(|it| known(store, part, &part.distributions[*it].sha256).is_none()).collect();
-        compile(store, part, &still, compiler)?;
+        // Another process may have made it meanwhile.
+        compile(store, part, &unmade(store, part, plan), compiler)?;
     }
     parallel(groups.len(), |index| write_group(store, part, plan, (&groups[index], keys[index])))
 }

@@ -186,16 +186,10 @@ pub fn plan(store: &Store, part: &PythonPart) -> Result<Plan, PythonLayerError> 
             return Err(PythonLayerError::Order(pair[1].name.clone()));
         }
     }
-    let target = target(part);
-    let mut hasher = Hasher::new();
-    hasher.field("python plan").field(FORMAT.to_le_bytes()).field(&target.python);
-    for it in &part.distributions {
-        hasher.field(&it.name).field(it.sha256.bytes()).field(it.size.to_le_bytes());
-    }
-    let key = hasher.finish();
-    if let Some(plan) = store.record(Table::Distributions, &key) {
+    if let Some(plan) = remembered_plan(store, part) {
         return Ok(plan);
     }
+    let target = target(part);
     let files = parallel(part.distributions.len(), |index| {
         let wheel = open(store, &part.distributions[index])?;
         Ok::<_, PythonLayerError>(prints(&wheel, &install(&wheel, &target)?))
@@ -205,8 +199,22 @@ pub fn plan(store: &Store, part: &PythonPart) -> Result<Plan, PythonLayerError> 
     let own: Vec<String> = venv::skeleton(&environment(part)).into_keys().collect();
     let (lost, warnings) = share_out(&names, &files, &own);
     let plan = Plan { large, shared, lost, warnings };
-    store.remember(Table::Distributions, &key, &plan)?;
+    store.remember(Table::Distributions, &plan_key(part), &plan)?;
     Ok(plan)
+}
+
+/// The plan of a lock whose wheels were seen before.
+pub(super) fn remembered_plan(store: &Store, part: &PythonPart) -> Option<Plan> {
+    store.record(Table::Distributions, &plan_key(part))
+}
+
+fn plan_key(part: &PythonPart) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("python plan").field(FORMAT.to_le_bytes()).field(target(part).python);
+    for it in &part.distributions {
+        hasher.field(&it.name).field(it.sha256.bytes()).field(it.size.to_le_bytes());
+    }
+    hasher.finish()
 }
 
 /// A locked wheel in the store, checked.

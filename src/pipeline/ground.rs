@@ -35,7 +35,8 @@ impl Ground<'_> {
         if let Some(part) = self.setup {
             let script = part.script.bytes();
             let env: BTreeMap<String, String> = self.base.env().into_iter().collect();
-            let input = setup::SetupInput { below: chain(self.base, &layers), script: &script, env: &env };
+            let below = chain(self.base, layers.iter().map(|it| it.layer.diff_id));
+            let input = setup::SetupInput { below, script: &script, env: &env };
             let mut below = || Ok(base::blobs(shop, self.base)?.into_iter().chain(layers.iter().map(blob)).collect());
             let build = || setup::build(store, &input, &mut below, reporter).map(Some);
             let built = layers::told(shop, LayerKind::Setup, build)?;
@@ -72,8 +73,8 @@ impl Ground<'_> {
 }
 
 /// The chain id of a base with layers of ours on top.
-fn chain(base: &Base, layers: &[BuiltLayer]) -> Digest {
-    let diff_ids: Vec<Digest> = base.diff_ids().into_iter().chain(layers.iter().map(|it| it.layer.diff_id)).collect();
+pub(super) fn chain(base: &Base, ours: impl IntoIterator<Item = Digest>) -> Digest {
+    let diff_ids: Vec<Digest> = base.diff_ids().into_iter().chain(ours).collect();
     chain_id(&diff_ids).unwrap_or_else(|| Digest::of(""))
 }
 

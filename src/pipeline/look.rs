@@ -6,7 +6,7 @@ use std::io;
 use super::Workshop;
 use crate::base::Base;
 use crate::base::rootfs::{self, NodeKind, Rootfs};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::error::{During, Failure};
 use crate::python::inspect::{Inspection, Node, Tree, inspect};
 use crate::store::Table;
@@ -16,21 +16,28 @@ const LOOKED_FOR: u32 = 1;
 
 /// Looks into a base, or remembers having looked.
 pub(super) fn look(shop: &Workshop, base: &Base) -> Result<Inspection, Failure> {
-    let environment: BTreeMap<String, String> = base.env().into_iter().collect();
-    let mut key = Hasher::new();
-    key.field("inspection").field(LOOKED_FOR.to_le_bytes()).field(base.chain_id().bytes());
-    for (name, value) in &environment {
-        key.field(name).field(value);
-    }
-    let key = key.finish();
-    let store = &shop.around.store;
-    if let Some(known) = store.record(Table::Bases, &key) {
+    if let Some(known) = remembered(shop, base) {
         return Ok(known);
     }
+    let environment: BTreeMap<String, String> = base.env().into_iter().collect();
     let rootfs = shop.wait(rootfs::open(&shop.around, base)).during(|| "cannot look into the base image".to_owned())?;
     let found = inspect(&Files(&rootfs), &environment).during(|| "cannot look into the base image".to_owned())?;
-    store.remember(Table::Bases, &key, &found)?;
+    shop.around.store.remember(Table::Bases, &key(base), &found)?;
     Ok(found)
+}
+
+/// What was found when somebody looked.
+pub(super) fn remembered(shop: &Workshop, base: &Base) -> Option<Inspection> {
+    shop.around.store.record(Table::Bases, &key(base))
+}
+
+fn key(base: &Base) -> Digest {
+    let mut key = Hasher::new();
+    key.field("inspection").field(LOOKED_FOR.to_le_bytes()).field(base.chain_id().bytes());
+    for (name, value) in base.env().into_iter().collect::<BTreeMap<_, _>>() {
+        key.field(name).field(value);
+    }
+    key.finish()
 }
 
 /// A base's files, as the Python rules read them.

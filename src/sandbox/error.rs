@@ -123,7 +123,9 @@ impl Explain for SandboxError {
                 "Overlays need a disk's own file system under the store: inside a container, name a volume in \
                  AGENT_CACHE_DIR."
                     .to_owned(),
-                "Wheels alone need no sandbox: lock with `--no-bytecode` and without system packages.".to_owned(),
+                "Wheels alone need no sandbox: lock with `--no-bytecode`, without `--apt`, and with \
+                 `agent.docker_install_opencv_libs: false` in clearml.conf."
+                    .to_owned(),
             ],
             Self::Write(error) => error.hints(),
             Self::Store(error) => error.hints(),

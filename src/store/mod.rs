@@ -266,6 +266,12 @@ impl Store {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Whether nothing at all is remembered in a table.
+    #[must_use]
+    pub fn is_empty(&self, table: Table) -> bool {
+        fs::read_dir(self.root.join("index").join(table.name())).is_ok_and(|mut it| it.next().is_none())
+    }
+
     /// Remembers something under a key.
     ///
     /// # Errors

@@ -22,3 +22,4 @@ mod run;
 mod sandbox;
 mod server;
 mod surface;
+mod unprivileged;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fs_err as fs;
 
 use super::*;
-use crate::layer::bytecode::{MOUNT, Step, missing};
+use crate::layer::bytecode::{MOUNT, Step, is_missing};
 use crate::process;
 use crate::python::testing::{Member, wheel_members, write_wheel};
 use crate::report::{Event, Reporter, silent};
@@ -145,8 +145,9 @@ fn large_wheels_stand_alone_and_an_edit_moves_only_the_shared_layers() {
     );
     let added = place.wheel("added", vec![module("added", "z = 3\n")]);
     let more = part(vec![added, big.clone(), small.clone()]);
-    assert_eq!(missing(&place.store, &more), ["added"]);
+    assert!(is_missing(&place.store, &more) && !is_missing(&place.store, &part(vec![big.clone(), small.clone()])));
     let second = layers(&place.store, &more, Some(&on_host), &silent()).unwrap();
+    assert!(!is_missing(&place.store, &more));
     let digests = |it: &[BuiltLayer]| it.iter().map(|it| it.layer.descriptor.digest).collect::<Vec<_>>();
     assert_eq!(digests(&first)[..2], digests(&second)[..2]);
     assert_ne!(digests(&first)[2], digests(&second)[2]);

@@ -71,6 +71,7 @@ impl<'a> Sample<'a> {
     }
 }
 
+/// The base of the tests, as `--docker` takes it.
 pub(crate) fn base_argument() -> String {
     format!("oci:{}", base().display())
 }

@@ -103,18 +103,22 @@ impl TestContext {
         &self.store
     }
 
-    /// The program under test.
+    /// The program under test: the one built with the tests, or the one that `AGENT_TEST_PROGRAM` names.
     pub(crate) fn agent(&self) -> Call {
-        self.command(env!("CARGO_BIN_EXE_agent"))
+        let built = env!("CARGO_BIN_EXE_agent");
+        self.command(std::env::var_os("AGENT_TEST_PROGRAM").unwrap_or_else(|| built.into()))
+    }
+
+    /// The caller's variables that say how the network and the engines are reached.
+    pub(crate) fn passed() -> impl Iterator<Item = (&'static str, String)> {
+        PASSED.iter().filter_map(|&name| Some((name, require::setting(name)?)))
     }
 
     /// Any other program, in the same environment.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Call {
         let mut call = Call::new(program, self.root.path());
-        for name in PASSED {
-            if let Some(value) = require::setting(name) {
-                call = call.env(name, value);
-            }
+        for (name, value) in Self::passed() {
+            call = call.env(name, value);
         }
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
         let path = require::setting("AGENT_TEST_BIN").map(|bin| format!("{bin}:{path}")).unwrap_or(path);

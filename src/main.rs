@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             let result = runtime.block_on(until_stopped(cli.command, &context));
             if result.as_ref().is_err_and(|it| it.kind() == Kind::Interrupted) {
                 agent::process::end_all();
+                agent::sandbox::end_all();
             }
             runtime.shutdown_timeout(FAREWELL);
             result

@@ -120,6 +120,14 @@ impl Group {
         signal_group(self.child.id(), signal);
     }
 
+    /// Ends it with all its children, if it has not ended, and waits for that.
+    pub fn kill(&mut self) {
+        if !self.ended {
+            self.signal(Signal::KILL);
+            let _ = self.wait();
+        }
+    }
+
     fn end(&mut self) {
         self.ended = true;
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.child.id());
@@ -150,10 +158,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if !self.ended {
-            self.signal(Signal::KILL);
-            let _ = self.wait();
-        }
+        self.kill();
     }
 }
 

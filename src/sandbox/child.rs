@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::docker::{self, Container, Pipes};
 use super::job::{self, Entry, Head, Reply, Run, STAGE, Trouble, Walk, Work};
 use super::way::Way;
 use super::{Output, SandboxError, ids};
+use crate::process::Group;
 use crate::report::{Event, Reporter};
 
 /// How long a stage may take to get ready.
@@ -28,7 +29,7 @@ pub(super) struct Stage {
 
 /// What a stage runs in.
 enum Keeper {
-    Process(Child),
+    Process(Group),
     Container(Container),
 }
 
@@ -42,12 +43,12 @@ impl Stage {
         let (control, theirs) = UnixStream::pair().map_err(starting)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(STAGE).arg("1").arg(theirs.as_raw_fd().to_string());
-        command.stdin(streams.0).stdout(streams.1).stderr(streams.2).process_group(0);
+        command.stdin(streams.0).stdout(streams.1).stderr(streams.2);
         // SAFETY: between fork and exec only fcntl(2) is called, on a descriptor that the closure owns.
         unsafe {
             command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?));
         }
-        let child = command.spawn().map_err(starting)?;
+        let child = Group::start(&mut command).map_err(starting)?;
         // With it goes our copy of their end, so that we hear when they are gone.
         drop(command);
         let stage = Self { keeper: Keeper::Process(child), control };
@@ -65,8 +66,8 @@ impl Stage {
             return Ok((stage, pipes));
         }
         let mut stage = Self::start(way, work, network, (Stdio::null(), Stdio::piped(), Stdio::piped()))?;
-        let Keeper::Process(child) = &mut stage.keeper else { return Err(unexpected(Reply::Done)) };
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        let Keeper::Process(group) = &mut stage.keeper else { return Err(unexpected(Reply::Done)) };
+        let (Some(stdout), Some(stderr)) = (group.child().stdout.take(), group.child().stderr.take()) else {
             return Err(unexpected(Reply::Done));
         };
         Ok((stage, Pipes { stdout: Box::new(stdout), stderr: Box::new(stderr) }))
@@ -88,7 +89,7 @@ impl Stage {
                 Reply::Unshared => {}
                 other => return Err(unexpected(other)),
             }
-            ids::map(child.id(), subordinate).map_err(|error| {
+            ids::map(child.pid(), subordinate).map_err(|error| {
                 let trouble = Trouble { input: false, ..Trouble::input("map user ids", error) };
                 SandboxError::Stage(trouble.into())
             })?;
@@ -131,10 +132,7 @@ impl Stage {
     /// Ends it and all that runs in it.
     pub(super) fn kill(&mut self) {
         match &mut self.keeper {
-            Keeper::Process(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+            Keeper::Process(group) => group.kill(),
             Keeper::Container(container) => container.end(true),
         }
     }

@@ -7,7 +7,7 @@
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,27 @@ const READY: Duration = Duration::from_secs(120);
 
 /// A container with a stage in it; removed when dropped.
 pub(super) struct Container {
-    stop: Option<oneshot::Sender<()>>,
+    stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What stops a container, while nobody has.
+type Stop = Mutex<Option<oneshot::Sender<()>>>;
+
+/// Containers that run now, for [`end_all`].
+static RUNNING: Mutex<Vec<Weak<Stop>>> = Mutex::new(Vec::new());
+
+/// Has every container of ours removed: the process is about to end.
+pub(super) fn end_all() {
+    for stop in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).drain(..).filter_map(|it| it.upgrade()) {
+        end(&stop);
+    }
+}
+
+fn end(stop: &Stop) {
+    if let Some(stop) = stop.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = stop.send(());
+    }
 }
 
 /// The outputs of a stage.
@@ -60,7 +79,13 @@ pub(super) fn start(store: &Path, work: &Work) -> io::Result<(Container, UnixStr
             let _ = tell.send(error);
         }
     })?;
-    let container = Container { stop: Some(stop), thread: Some(thread) };
+    let stop = Arc::new(Mutex::new(Some(stop)));
+    {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|it| it.strong_count() > 0);
+        running.push(Arc::downgrade(&stop));
+    }
+    let container = Container { stop, thread: Some(thread) };
     let began = Instant::now();
     loop {
         match listener.accept() {
@@ -87,8 +112,8 @@ fn boxed(reader: PipeReader) -> Box<dyn Read + Send> {
 impl Container {
     /// Ends it now, or waits for its own end where that is near.
     pub(super) fn end(&mut self, now: bool) {
-        if now && let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
+        if now {
+            end(&self.stop);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

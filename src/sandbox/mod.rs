@@ -302,5 +302,11 @@ pub fn remover(store: &Store) -> impl Fn(&Path) -> io::Result<()> + use<> {
     }
 }
 
+/// Has every container that holds a sandbox removed: the process is about to end. Those in namespaces are programs of
+/// ours, which [`crate::process::end_all`] ends.
+pub fn end_all() {
+    docker::end_all();
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 mod determinism;
 mod edits;
 mod failures;
+mod interrupted;
 mod python;
 mod road;
 

@@ -140,6 +140,18 @@ impl Running {
         self.0.try_wait().unwrap().map(|it| it.code())
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end; its exit code, none if a signal ended it.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        super::wait_for("the program ends", || self.0.try_wait().unwrap()).code()
+    }
+
     /// Kills it at once, as a power cut would.
     pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();

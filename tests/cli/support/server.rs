@@ -7,7 +7,7 @@ use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
 use super::call::Running;
-use super::{TestContext, wait_for, wait_until};
+use super::{TestContext, wait_for};
 
 /// How long one request may take: machines are busy at times.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -88,9 +88,8 @@ impl Server {
     /// Asks it to end, as Ctrl-C or a service manager does, and waits until it has.
     #[track_caller]
     pub(crate) fn stop(mut self) {
-        let pid = i32::try_from(self.program.pid()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        wait_until("the server ends", || self.program.ended());
+        self.program.signal(rustix::process::Signal::TERM);
+        self.program.wait();
     }
 
     /// One try of a call: the whole answer, whatever its code.

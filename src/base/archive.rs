@@ -4,7 +4,7 @@
 //! belong together is found out at the end. A blob named by its digest is checked against it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -60,7 +60,7 @@ pub fn import_layout(store: &Store, directory: &Path, wanted: &Wanted) -> Result
         let path = directory.join("blobs/sha256").join(digest.hex());
         let mut file = fs::File::open(&path).map_err(|source| unreadable(&path, source))?;
         let mut writer = store.writer()?;
-        io::copy(&mut file, &mut writer).map_err(|source| unreadable(&path, source))?;
+        copy(store, &mut file, &mut writer, |source| unreadable(&path, source))?;
         writer.commit_verified(digest)?;
         Ok(())
     };
@@ -131,8 +131,7 @@ impl<'a> Importer<'a> {
                     let mut writer = self.store.writer()?;
                     let mut first = [0; 4];
                     let count = read_some(entry, &mut first).map_err(unreadable)?;
-                    writer.write_all(&first[..count]).map_err(unreadable)?;
-                    io::copy(entry, &mut writer).map_err(unreadable)?;
+                    copy(self.store, &mut first[..count].chain(entry), &mut writer, unreadable)?;
                     let (digest, size) = writer.commit()?;
                     let media_type = if first.starts_with(&[0x1f, 0x8b]) {
                         media::LAYER_GZIP
@@ -295,6 +294,26 @@ fn document(store: &Store, digest: &Digest, size: u64, wanted: &Wanted) -> Resul
 
 fn odd(wanted: &Wanted, detail: String) -> BaseError {
     BaseError::Document { origin: wanted.origin.clone(), detail }
+}
+
+/// Copies into the store: what cannot be read and what cannot be written are different disks' troubles.
+fn copy(
+    store: &Store,
+    from: &mut impl Read,
+    to: &mut impl io::Write,
+    unreadable: impl Fn(io::Error) -> BaseError,
+) -> Result<(), BaseError> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to
+                .write_all(&buffer[..count])
+                .map_err(|source| StoreError::Io { store: store.root().to_owned(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
 }
 
 fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

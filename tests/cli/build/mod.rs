@@ -3,6 +3,7 @@
 mod determinism;
 mod edits;
 mod failures;
+mod full;
 mod interrupted;
 mod python;
 mod road;

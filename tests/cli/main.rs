@@ -23,3 +23,4 @@ mod sandbox;
 mod server;
 mod surface;
 mod unprivileged;
+mod verify;

@@ -1,10 +1,12 @@
 //! The whole road: a task becomes a lock, an image and a run, and the same lock the same image.
 
+mod denied;
 mod determinism;
 mod edits;
 mod failures;
 mod full;
 mod interrupted;
+mod lines;
 mod python;
 mod road;
 

@@ -87,6 +87,9 @@ pub mod run;
 #[cfg(feature = "host")]
 pub mod pipeline;
 
+#[cfg(feature = "host")]
+pub mod daemon;
+
 // Servers.
 
 #[cfg(feature = "host")]

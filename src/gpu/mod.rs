@@ -2,6 +2,10 @@
 //!
 //! The library comes with the driver (`libnvidia-ml.so.1`); a machine without one is an answer, not an error.
 
+mod set;
+
+pub use set::{GpuDevice, GpuInstance, GpuSet};
+
 use std::ffi::OsStr;
 
 use nvml_wrapper::error::NvmlError;

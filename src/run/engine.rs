@@ -1,0 +1,49 @@
+//! What the daemon asks of whatever runs images. An implementation per engine; a fake one in the daemon's tests.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::spec::{Found, Outcome, RunId, RunImage, RunSpec};
+use crate::error::Failure;
+
+/// Runs images. Every call names a run by its id alone, so that whoever started it need not be who attends it.
+pub trait Engine: Send + Sync {
+    /// Its name, for people and journals: `docker`, `podman`, `native`.
+    fn name(&self) -> &'static str;
+
+    /// Makes sure that the image can be started at once: it is there, and unpacked.
+    fn prepare<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Starts a run. One that goes on under this id already, or has ended, is left as it is: a start that was journalled
+    /// and may or may not have happened is repeated safely. What cannot be started leaves nothing behind.
+    fn start<'a>(&'a self, spec: &'a RunSpec) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// What is known of a run.
+    fn find<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Found, Failure>>;
+
+    /// Waits until a run has ended. An engine that goes away meanwhile is waited for.
+    fn wait<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Outcome, Failure>>;
+
+    /// TERM to the run's first process, KILL to all of it after `grace`; done when it has stopped. One that has ended or
+    /// is absent is no error.
+    fn stop<'a>(&'a self, run: &'a RunId, grace: Duration) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Forgets a run that has ended: its container, its exit record. Its directory is the caller's.
+    fn remove<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// The runs that were started here and not removed, whoever started them.
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>>;
+}
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// The Docker engine, wherever `DOCKER_HOST` says.
+    Docker,
+    /// Podman's own API, wherever `CONTAINER_HOST` says, else a service of ours.
+    Podman,
+    /// This program itself.
+    Native,
+}

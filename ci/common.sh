@@ -50,7 +50,8 @@ alive() {
 daemon() {
   local name=$1
   shift
-  setsid "$@" >"$ci/$name.log" 2>&1 </dev/null &
+  # Somewhere of its own: podman's conmon leaves files where it was started.
+  (cd "$run" && exec setsid "$@") >"$ci/$name.log" 2>&1 </dev/null &
   echo $! >"$run/$name.pid"
 }
 

@@ -4,9 +4,11 @@ pub mod build;
 pub mod cache;
 pub mod completion;
 pub mod config;
+pub mod daemons;
 pub mod gpus;
 pub mod quickstart;
 pub mod inspect;
+pub mod list;
 pub mod lock;
 pub mod run;
 pub mod server;
@@ -44,6 +46,7 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Server(args) => server::run(args, context).await,
+        Command::List(args) => list::run(&args, context).await,
         Command::Gpus(args) => gpus::run(&args, context),
         Command::Config(args) => config::run(&args, context),
         Command::Completion(args) => completion::run(&args, context),

@@ -79,6 +79,16 @@ pub const VARIABLES: &[Variable] = &[
     read("CLEARML_AUTH_TOKEN", "Bearer token used instead of access and secret key."),
     sets("CLEARML_WORKER_ID", "agent.worker_id", "Identity of this worker."),
     sets("CLEARML_WORKER_NAME", "agent.worker_name", "First part of a worker's identity; the host's name by default."),
+    read("CLEARML_WORKER_TAGS", "Tags that the worker reports, where `--child-report-tags` gives none."),
+    read(
+        "CLEARML_AGENT_QUEUE_POLL_FREQ_SEC",
+        "Seconds between looks at the queues, before `--polling-interval`; may be below 5.",
+    ),
+    read(
+        "NVIDIA_VISIBLE_DEVICES",
+        "The GPUs tasks may use, where neither `--gpus` nor `--cpu-only` is given; likewise `CUDA_VISIBLE_DEVICES`.",
+    ),
+    read("CUDA_VISIBLE_DEVICES", "As `NVIDIA_VISIBLE_DEVICES`, which is asked first."),
     sets("CLEARML_AGENT_GIT_USER", "agent.git_user", "User name for git over HTTPS."),
     sets("CLEARML_AGENT_GIT_PASS", "agent.git_pass", "Password or token for git over HTTPS."),
     sets("CLEARML_AGENT_GIT_HOST", "agent.git_host", "The only host that git credentials are sent to."),
@@ -129,6 +139,12 @@ pub const VARIABLES: &[Variable] = &[
     read("UV_INDEX", "Further Python indexes, as uv reads them; likewise uv's other `UV_INDEX…` variables."),
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
+    read(
+        "AGENT_STATE_DIR",
+        "Where runs and daemons are recorded; `agent` in `XDG_STATE_HOME` or in `~/.local/state` by default.",
+    ),
+    read("XDG_STATE_HOME", "Below it, in `agent`, are the records of runs and daemons; `~/.local/state` by default."),
+    read("NOTIFY_SOCKET", "Where a daemon tells systemd that it is ready; systemd sets it."),
     read(
         "XDG_DATA_HOME",
         "Below it, in `agent`, are the quick start's server and sample, and what offline runs keep; `~/.local/share` by default.",

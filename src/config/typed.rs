@@ -222,7 +222,11 @@ impl Config {
         }
     }
 
-    fn number<T: std::str::FromStr>(&self, key: &str, expected: &'static str) -> Result<Option<T>, ConfigError> {
+    pub(super) fn number<T: std::str::FromStr>(
+        &self,
+        key: &str,
+        expected: &'static str,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.filled(key)? else { return Ok(None) };
         let error = |_| ConfigError::Value { key: key.to_owned(), expected, found: format!("`{text}`") };
         text.parse().map(Some).map_err(error)
@@ -244,7 +248,7 @@ impl Config {
     }
 
     /// A list of texts, each as it is.
-    fn list(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+    pub(super) fn list(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::List(items)) => {

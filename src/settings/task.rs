@@ -104,7 +104,8 @@ impl TaskSettings {
     /// [`UsageError`], [`crate::config::ConfigError`]
     pub fn merge(args: &TaskArgs, lock: Option<PathBuf>, session: &Session) -> Result<Self, Failure> {
         let config = session.config()?;
-        let agent = config.agent()?;
+        let mut agent = config.agent()?;
+        super::git::credentials(args.git_user.as_deref(), args.git_pass.as_deref(), &config, &mut agent)?;
         let source = source(args, lock)?;
         let mut apt = agent.apt_packages.clone();
         apt.extend(args.apt.iter().cloned());
@@ -271,11 +272,6 @@ fn notes(args: &TaskArgs) -> Vec<String> {
         (args.gpus.is_some(), "--gpus", "an image is built without GPUs; give it to `agent run`"),
         (args.log_level.is_some(), "--log-level", "use --debug"),
         (args.optimize > 0, "-O", "put it into the task's entry point"),
-        (
-            args.git_user.is_some() || args.git_pass.is_some(),
-            "--git-user and --git-pass",
-            "set CLEARML_AGENT_GIT_USER and CLEARML_AGENT_GIT_PASS, or agent.git_user and agent.git_pass",
-        ),
     ];
     flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect()
 }

@@ -13,6 +13,7 @@ mod deliver;
 mod gpus;
 mod guest;
 mod harness;
+mod list;
 mod quickstart;
 mod quirks;
 mod readme;

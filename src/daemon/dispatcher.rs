@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::ahead::Ahead;
 use super::asked::{self, Asked};
+use super::metrics::Metrics;
 use super::notify::Notify;
 use super::orphans::Watch;
 use super::pace::Backoff;
@@ -76,7 +77,9 @@ pub struct Desk {
     pub places: Places,
     /// How it behaves.
     pub habits: Habits,
-    /// What it has done.
+    /// What it does, for Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// What else it has done.
     pub tally: Arc<Tally>,
     /// The service manager.
     pub notify: Notify,

@@ -8,7 +8,7 @@ use super::Dispatcher;
 use crate::daemon::ahead::next_tasks;
 use crate::daemon::orphans::Watch;
 use crate::daemon::pace::about;
-use crate::daemon::queues::forced_by_tags;
+use crate::daemon::queues::{Queue, Seen, forced_by_tags};
 use crate::daemon::schedule::Schedule;
 use crate::daemon::take::{Outcome, Tried, Wanted};
 use crate::daemon::work::{Attend, Job, Left, Wants};
@@ -90,6 +90,7 @@ impl Dispatcher {
                 self.looks.next = Instant::now() + if again { Duration::ZERO } else { about(interval) };
                 self.tell_gone(&tried);
                 self.note_forced(&wanted, &tried);
+                self.note_lengths(&tried);
                 match tried.outcome {
                     Outcome::Nothing if self.asked.is_none() && !again => {
                         // What waits now waits for something to become free.
@@ -127,7 +128,7 @@ impl Dispatcher {
     }
 
     fn server_is_away(&mut self, error: &Failure) {
-        self.desk.tally.server_error();
+        self.desk.metrics.poll_error();
         if !self.looks.backoff.is_failing() {
             self.desk.counter.reporter.warning(format!("{error}; what runs goes on, the queues are asked again"));
         }
@@ -146,6 +147,13 @@ impl Dispatcher {
                 self.looks.gone.retain(|it| *it != queue.id);
             }
         }
+    }
+
+    /// Notes how many tasks wait.
+    fn note_lengths(&self, tried: &Tried) {
+        let length =
+            |(queue, seen): (&Queue, &Option<Seen>)| Some((queue.name.clone(), seen.as_ref()?.entries.len() as u64));
+        self.desk.metrics.queues(self.desk.queues.iter().zip(&tried.seen).filter_map(length));
     }
 
     /// Notes what counts more than the schedule.
@@ -200,7 +208,7 @@ impl Dispatcher {
         let reporter = Arc::clone(&self.desk.counter.reporter);
         match swept.back {
             Ok(back) => {
-                self.desk.tally.orphans(back.len());
+                self.desk.tally.orphans.add(back.len());
                 for task in &back {
                     reporter.note(format!("task {task} was taken and never started: it is back in its queue"));
                 }
@@ -209,7 +217,7 @@ impl Dispatcher {
                 }
             }
             // Told by the looks at the queues, where it is the server's.
-            Err(error) if error.kind() == crate::error::Kind::Unreachable => self.desk.tally.server_error(),
+            Err(error) if error.kind() == crate::error::Kind::Unreachable => self.desk.metrics.poll_error(),
             Err(error) => reporter.warning(format!("cannot look for lost tasks: {error}")),
         }
         match swept.left {
@@ -244,7 +252,7 @@ impl Dispatcher {
     pub(super) fn built_ahead(&mut self, task: &str, result: Result<(), Failure>) {
         match result {
             Ok(()) => {
-                self.desk.tally.built_ahead();
+                self.desk.tally.built_ahead.add(1);
                 self.desk.counter.reporter.note(format!("task {task}: its image is ready ahead of its turn"));
             }
             // Its own build says so on the task; here it is only early.
@@ -264,7 +272,5 @@ impl Dispatcher {
 
 /// Whether a schedule says that work is taken now, in local time.
 fn is_up(schedule: Option<&Schedule>) -> bool {
-    let now = jiff::Zoned::now();
-    let day = u8::try_from(now.weekday().to_monday_zero_offset()).unwrap_or_default();
-    schedule.is_none_or(|it| it.is_up(day, u8::try_from(now.hour()).unwrap_or_default()))
+    schedule.is_none_or(|it| it.is_up_at(&jiff::Zoned::now()))
 }

@@ -9,10 +9,14 @@ use tokio::task::JoinError;
 
 use super::Dispatcher;
 use crate::daemon::asked::Asked;
+use crate::daemon::metrics::Metrics;
 use crate::daemon::work::{Asks, Attend, Doing, End, Job, News, Standing};
 use crate::daemon::worker::Busy;
 use crate::error::{Explain, Kind};
 use crate::run::RunId;
+
+/// The phase whose time is counted.
+const BUILDING: &str = "building";
 
 /// A run that is attended.
 pub(super) struct Running {
@@ -21,8 +25,9 @@ pub(super) struct Running {
     since: Instant,
     /// Whether it has its GPUs and its program has not started.
     preparing: bool,
-    /// In which phase it is, for people.
+    /// In which phase it is, for people, and since when.
     phase: &'static str,
+    phase_since: Instant,
     /// When it was asked to let go.
     dismissed: Option<Instant>,
 }
@@ -40,6 +45,15 @@ impl Running {
         self.asks.send_if_modified(|it| std::mem::replace(it, (*it).max(asks)) < asks);
     }
 
+    /// It is in another phase from now on.
+    fn enter(&mut self, phase: &'static str, metrics: &Metrics) {
+        if self.phase == BUILDING && phase != BUILDING {
+            metrics.built(self.phase_since.elapsed());
+        }
+        metrics.moved(Some(self.phase), Some(phase));
+        (self.phase, self.phase_since) = (phase, Instant::now());
+    }
+
     /// Whether it was asked to let go so long ago that it is not waited for any more.
     pub(super) fn has_had_its_time(&self, limit: Duration) -> bool {
         self.dismissed.is_some_and(|it| it.elapsed() >= limit)
@@ -50,7 +64,7 @@ impl Dispatcher {
     /// Starts a task that was taken.
     pub(super) fn start(&mut self, job: Job, queue: &str) {
         self.desk.places.hold(&job);
-        self.desk.tally.taken();
+        self.desk.tally.taken.add(1);
         self.desk.counter.reporter.note(format!("task {} of `{queue}` is run as {}", job.task, job.worker));
         let attend = (self.desk.counter.crew.run)(job.clone());
         self.attend(job, attend, true);
@@ -61,7 +75,7 @@ impl Dispatcher {
         if ours {
             self.desk.places.hold(&job);
         }
-        self.desk.tally.adopted();
+        self.desk.tally.adopted.add(1);
         self.desk.counter.reporter.note(format!("task {} of {} is attended again", job.task, job.worker));
         self.attend(job, attend, false);
     }
@@ -71,7 +85,9 @@ impl Dispatcher {
         let (run, all) = (job.run.clone(), self.tell.clone());
         let handle = self.runs.spawn(attended(run.clone(), attend, asked, all));
         self.attending.insert(handle.id(), run.clone());
-        let running = Running { job, asks, since: Instant::now(), preparing, phase: "taken", dismissed: None };
+        let (since, phase) = (Instant::now(), "taken");
+        self.desk.metrics.moved(None, Some(phase));
+        let running = Running { job, asks, since, preparing, phase, phase_since: since, dismissed: None };
         self.running.insert(run, running);
         self.say_busy();
         self.say_what_runs();
@@ -80,13 +96,13 @@ impl Dispatcher {
     pub(super) fn heard(&mut self, run: &RunId, news: News) {
         let Some(running) = self.running.get_mut(run) else { return };
         match news {
-            News::Phase(phase) => running.phase = phase,
+            News::Phase(phase) => running.enter(phase, &self.desk.metrics),
             News::Running => {
-                running.phase = "running";
+                running.enter("running", &self.desk.metrics);
                 if std::mem::take(&mut running.preparing) {
                     let (gpus, time) = (running.job.gpus.devices.len(), running.since.elapsed());
                     let task = running.job.task.clone();
-                    self.desk.tally.idle(gpus, time);
+                    self.desk.metrics.idle(gpus, time);
                     self.tell_preparation(task, gpus, time);
                 }
             }
@@ -113,9 +129,10 @@ impl Dispatcher {
         self.attending.retain(|_, it| *it != run);
         let Some(running) = self.running.remove(&run) else { return };
         self.desk.places.leave(&run);
+        self.desk.metrics.moved(Some(running.phase), None);
         let Running { job, since, preparing, phase, .. } = running;
         if preparing {
-            self.desk.tally.idle(job.gpus.devices.len(), since.elapsed());
+            self.desk.metrics.idle(job.gpus.devices.len(), since.elapsed());
         }
         let goes_on = matches!(end, End::Detached | End::Failed(_));
         self.tell_end(&job, end, phase);
@@ -135,20 +152,20 @@ impl Dispatcher {
         let (reporter, task) = (Arc::clone(&self.desk.counter.reporter), &job.task);
         match end {
             End::Settled { status, reason } => {
-                self.desk.tally.settled(&status);
+                self.desk.metrics.ended(&status);
                 self.looks.cautious.worked();
                 reporter.note(format!("task {task}: {status} ({reason})"));
             }
             End::GivenBack { reason } => reporter.note(format!("task {task} is not run here: {reason}")),
             End::Requeued { reason } => {
-                self.desk.tally.requeued();
+                self.desk.tally.requeued.add(1);
                 // The machinery that failed may be this machine's: others get a chance first.
                 self.pause();
                 reporter.warning(format!("task {task} is queued again: {reason}"));
             }
             End::Detached => reporter.note(format!("task {task} goes on by itself")),
             End::Failed(error) => {
-                self.desk.tally.broken();
+                self.desk.tally.broken.add(1);
                 self.pause();
                 reporter.warning(format!("task {task} cannot be attended now ({phase}): {error}"));
             }
@@ -220,7 +237,6 @@ impl Dispatcher {
 
     /// Says what the daemon does, to whoever may want to know on this machine and on the server.
     pub(super) fn say_what_runs(&mut self) {
-        self.desk.tally.running(self.running.len());
         let doing = match self.asked {
             Some(Asked::Drain) => "draining",
             Some(_) => "stopping",

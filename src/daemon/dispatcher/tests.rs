@@ -148,6 +148,7 @@ struct Daemon {
     stage: Stage,
     ledger: Ledger,
     tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     standing: Arc<Shared<Standing>>,
     asks: mpsc::Sender<Asked>,
     serving: JoinHandle<Result<(), Failure>>,
@@ -173,7 +174,7 @@ impl Daemon {
         let choices: Vec<QueueChoice> =
             queues.iter().map(|it| QueueChoice { name: it.0.to_owned(), gpus: it.1 }).collect();
         let queues: Arc<[Queue]> = resolve(&world.client, &choices, true).await.unwrap().into();
-        let (stage, tally) = (Stage::default(), Arc::new(Tally::default()));
+        let (stage, tally, metrics) = (Stage::default(), Arc::new(Tally::default()), Arc::new(Metrics::default()));
         let (crew, ledger) = scribe();
         let crew = on_stage(crew, &stage, &world.client, options.left);
         let device = |index| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
@@ -206,12 +207,13 @@ impl Daemon {
                 limit: Some(3),
                 shares_gpus: options.slots == Slots::Dynamic,
             },
+            metrics: Arc::clone(&metrics),
             tally: Arc::clone(&tally),
             notify: Notify::default(),
             standing: Box::new(move |it| *told.lock().unwrap() = it),
         };
         let (asks, asked) = mpsc::channel(4);
-        Self { stage, ledger, tally, standing, asks, serving: tokio::spawn(serve(desk, asked)) }
+        Self { stage, ledger, tally, metrics, standing, asks, serving: tokio::spawn(serve(desk, asked)) }
     }
 
     async fn ask(&self, asked: Asked) {
@@ -224,6 +226,13 @@ impl Daemon {
 
     fn figure(&self, name: &str) -> f64 {
         self.tally.figures().iter().find(|it| it.0 == name).unwrap().1
+    }
+
+    /// A number of the page for Prometheus; zero while it is not there.
+    fn metric(&self, name: &str) -> f64 {
+        let page = self.metrics.render();
+        let line = page.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |it| it.parse().unwrap())
     }
 }
 
@@ -261,7 +270,7 @@ async fn tasks_are_taken_by_priority_and_one_at_a_time() {
         assert_eq!(daemon.ledger.lock().unwrap().values().filter(|it| it.1).count(), at + 1);
         daemon.stage.end(at, settled("completed"));
     }
-    until("all are counted", || daemon.figure("tasks_completed") == 4.0).await;
+    until("all are counted", || daemon.metric("agent_tasks_total{status=\"completed\"}") == 4.0).await;
     daemon.ask(Asked::Stop).await;
     daemon.ends().await;
     assert_eq!(world.workers().await, json!([]), "the worker is unregistered");
@@ -400,7 +409,7 @@ async fn a_server_that_is_away_disturbs_nothing_that_runs() {
     assert_eq!(daemon.stage.started(1).await, [first]);
     until("the next image is built ahead", || daemon.figure("images_built_ahead") == 1.0).await;
     world.running.take().unwrap().stop().await;
-    until("the server is missed", || daemon.figure("server_errors") >= 2.0).await;
+    until("the server is missed", || daemon.metric("agent_poll_errors_total") >= 2.0).await;
     assert_eq!((daemon.stage.asked(0), daemon.standing.lock().unwrap().running.len()), (Asks::Nothing, 1));
     // The same addresses, keys and tasks.
     world.running = Some(server::serve(&ServerSettings::local(world.dir.path())).await.unwrap());
@@ -433,9 +442,10 @@ async fn tags_and_the_property_force_decide_whether_a_queue_is_served() {
     daemon.stage.started(0).await;
     let property = json!([{ "key": "force", "value": "off", "expiry": 600 }]);
     world.call("workers.set_runtime_properties", json!({ "worker": "vm:0", "runtime_properties": property })).await;
+    until("the property is seen", || daemon.standing.lock().unwrap().forced.len() == 2).await;
     world.call("queues.update", json!({ "queue": queue, "tags": [] })).await;
     let off = [("worker".to_owned(), false)];
-    until("the property is seen", || daemon.standing.lock().unwrap().forced == off).await;
+    until("the tag is gone", || daemon.standing.lock().unwrap().forced == off).await;
     daemon.stage.started(0).await;
     world.call("queues.update", json!({ "queue": queue, "tags": ["force_workers:on"] })).await;
     daemon.stage.started(1).await;
@@ -450,7 +460,7 @@ async fn gpu_seconds_of_preparation_are_counted_and_noted_on_the_task() {
     let worker = || async { world.workers().await[0].clone() };
     tokio::time::sleep(Duration::from_millis(120)).await;
     daemon.stage.tell(0).send(News::Running).await.unwrap();
-    until("it is counted", || daemon.tally.gpu_idle_seconds() >= 0.2).await;
+    until("it is counted", || daemon.metric("agent_gpu_idle_seconds_total") >= 0.2).await;
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let noted = world.call("tasks.get_by_id", json!({ "task": task })).await["task"]["runtime"].clone();

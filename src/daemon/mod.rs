@@ -1,6 +1,7 @@
 //! The executor: queues served by images.
 
 pub mod ahead;
+pub mod allocate;
 pub mod asked;
 pub mod detach;
 pub mod dispatcher;
@@ -10,6 +11,7 @@ pub mod notify;
 pub mod orphans;
 pub mod pace;
 pub mod places;
+pub mod preflight;
 pub mod queues;
 pub mod schedule;
 pub mod settings;

@@ -1,11 +1,12 @@
 //! How many tasks run at once, and who gets which GPUs. Pure: nothing here asks the driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::allocate::{AllocateError, Pool};
 use super::queues::{Fit, Queue};
 use super::settings::Slots;
 use super::work::Job;
-use crate::gpu::{GpuDevice, GpuSet};
+use crate::gpu::{GpuSet, Inventory};
 use crate::run::RunId;
 
 /// The places of a daemon.
@@ -17,17 +18,56 @@ pub struct Places {
     name: String,
     /// All GPUs there are for its tasks.
     gpus: GpuSet,
-    /// GPUs that programs of others use.
-    foreign: Vec<String>,
+    /// Who has which of them, where they are shared.
+    pool: Pool,
     taken: BTreeMap<RunId, GpuSet>,
+    /// The workers that runs of ours have been.
+    workers: BTreeSet<String>,
 }
 
 impl Places {
     /// All free.
-    #[must_use]
-    pub fn new(slots: Slots, worker: &str, name: &str, gpus: GpuSet) -> Self {
+    ///
+    /// # Errors
+    /// GPUs are to be shared and there are none.
+    pub fn new(slots: Slots, worker: &str, name: &str, gpus: GpuSet) -> Result<Self, AllocateError> {
         let (worker, name) = (worker.to_owned(), name.to_owned());
-        Self { slots, worker, name, gpus, foreign: Vec::new(), taken: BTreeMap::new() }
+        let pool = if slots == Slots::Dynamic { Pool::new(&gpus)? } else { Pool::default() };
+        Ok(Self { slots, worker, name, gpus, pool, taken: BTreeMap::new(), workers: BTreeSet::new() })
+    }
+
+    /// Whether GPUs are shared among tasks.
+    #[must_use]
+    pub fn shares_gpus(&self) -> bool {
+        self.slots == Slots::Dynamic
+    }
+
+    /// The pattern of the workers whose runs may have GPUs of ours.
+    #[must_use]
+    pub fn others(&self) -> String {
+        format!("{}:gpu*", self.name)
+    }
+
+    /// Takes note of who else uses the GPUs: programs on them, and workers that the server lists.
+    pub fn observe(&mut self, inventory: &Inventory, workers: &[String]) {
+        let prefix = format!("{}:gpu", self.name);
+        let others = workers.iter().filter(|it| !self.workers.contains(*it));
+        let devices = others.filter_map(|it| it.strip_prefix(&prefix)).flat_map(|it| it.split(','));
+        self.pool.observe(inventory, &devices.map(|it| it.replace('.', ":")).collect());
+    }
+
+    /// Takes over what a copy of these places has observed; who has what is known better here.
+    pub fn learn(&mut self, other: &Self) {
+        if self.shares_gpus() {
+            let mut pool = other.pool.clone();
+            for run in other.taken.keys().filter(|it| !self.taken.contains_key(it)) {
+                pool.release(run);
+            }
+            for (run, gpus) in &self.taken {
+                let _ = pool.hold(run, gpus);
+            }
+            self.pool = pool;
+        }
     }
 
     /// Whether no further task can start whatever it needs.
@@ -36,13 +76,8 @@ impl Places {
         match self.slots {
             Slots::One => !self.taken.is_empty(),
             Slots::Services(limit) => limit.is_some_and(|it| self.taken.len() >= it),
-            Slots::Dynamic => self.free().next().is_none(),
+            Slots::Dynamic => self.pool.free().is_empty(),
         }
-    }
-
-    /// Notes which devices programs of others use (ids as [`GpuDevice::id`] gives them): they are not handed out.
-    pub fn occupied_by_others(&mut self, devices: Vec<String>) {
-        self.foreign = devices;
     }
 
     /// Whether a queue's next task would have what it needs.
@@ -50,13 +85,13 @@ impl Places {
     pub fn fit(&self, queue: &Queue) -> Fit {
         match self.slots {
             Slots::Dynamic => {
-                let least = range(queue).0;
-                if self.gpus.devices.len() < least {
-                    Fit::Never
-                } else if self.free().count() < least {
-                    Fit::Later
-                } else {
-                    Fit::Now
+                let (least, free) = (range(queue).0, self.pool.free().len());
+                let ours: usize = self.taken.values().map(|it| it.devices.len()).sum();
+                match () {
+                    () if self.gpus.devices.len() < least => Fit::Never,
+                    () if free + ours < least => Fit::Foreign,
+                    () if free < least => Fit::Later,
+                    () => Fit::Now,
                 }
             }
             _ if self.full() => Fit::Later,
@@ -71,7 +106,7 @@ impl Places {
             Slots::One => (self.worker.clone(), self.gpus.clone()),
             Slots::Services(_) => (format!("{}:service:{task}", self.worker), GpuSet::default()),
             Slots::Dynamic => {
-                let devices: Vec<GpuDevice> = self.free().take(range(queue).1).cloned().collect();
+                let devices: Vec<_> = self.pool.free().into_iter().take(range(queue).1).cloned().collect();
                 let names: Vec<String> = devices.iter().map(|it| it.short().replace(':', ".")).collect();
                 (format!("{}:gpu{}", self.name, names.join(",")), GpuSet { devices })
             }
@@ -81,6 +116,9 @@ impl Places {
 
     /// Notes that a run has its place: one that was offered it, or that an earlier process started.
     pub fn hold(&mut self, job: &Job) {
+        // Devices that are not the worker's any more, or another run's: it has them all the same.
+        let _ = self.shares_gpus() && self.pool.hold(&job.run, &job.gpus);
+        self.workers.insert(job.worker.clone());
         self.taken.insert(job.run.clone(), job.gpus.clone());
     }
 
@@ -102,20 +140,13 @@ impl Places {
     /// Frees a run's place.
     pub fn leave(&mut self, run: &RunId) {
         self.taken.remove(run);
+        self.pool.release(run);
     }
 
-    /// The GPUs nobody uses, as the worker's property `available_gpus` has them: `index_fraction`, comma-separated.
+    /// The GPUs nobody uses, for the worker's property `available_gpus`.
     #[must_use]
     pub fn available(&self) -> String {
-        self.free().map(|it| format!("{}_1", it.short())).collect::<Vec<_>>().join(",")
-    }
-
-    fn free(&self) -> impl Iterator<Item = &GpuDevice> {
-        let taken = |it: &&GpuDevice| {
-            let ours = self.taken.values().any(|set| set.devices.iter().any(|other| other.id() == it.id()));
-            ours || self.foreign.iter().any(|other| other == it.id())
-        };
-        self.gpus.devices.iter().filter(move |it| !taken(it))
+        self.pool.available()
     }
 }
 
@@ -129,6 +160,7 @@ fn range(queue: &Queue) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::{Gpu, GpuDevice};
 
     fn gpus(count: u32) -> GpuSet {
         let device = |index| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
@@ -147,7 +179,7 @@ mod tests {
 
     #[test]
     fn one_place_has_all_gpus() {
-        let mut places = Places::new(Slots::One, "vm:gpu0,1", "vm", gpus(2));
+        let mut places = Places::new(Slots::One, "vm:gpu0,1", "vm", gpus(2)).unwrap();
         assert_eq!((places.full(), places.fit(&queue(None))), (false, Fit::Now));
         let job = take(&mut places, &queue(None));
         assert_eq!((job.worker.as_str(), job.gpus.devices.len()), ("vm:gpu0,1", 2));
@@ -158,13 +190,13 @@ mod tests {
 
     #[test]
     fn services_have_workers_of_their_own_and_a_limit() {
-        let mut places = Places::new(Slots::Services(Some(2)), "vm:cpu:0", "vm", gpus(1));
+        let mut places = Places::new(Slots::Services(Some(2)), "vm:cpu:0", "vm", gpus(1)).unwrap();
         let job = take(&mut places, &queue(None));
         assert_eq!((job.worker.as_str(), job.gpus.is_empty()), ("vm:cpu:0:service:t", true));
         assert!(!places.full());
         take(&mut places, &queue(None));
         assert!(places.full());
-        let mut any = Places::new(Slots::Services(None), "w", "w", gpus(0));
+        let mut any = Places::new(Slots::Services(None), "w", "w", gpus(0)).unwrap();
         for _ in 0..100 {
             take(&mut any, &queue(None));
         }
@@ -173,27 +205,58 @@ mod tests {
 
     #[test]
     fn dynamic_places_share_the_gpus_by_least_and_most() {
-        let mut places = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4));
+        let mut places = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
         let (small, large, huge) = (queue(Some((1, 1))), queue(Some((2, 4))), queue(Some((5, 8))));
         assert_eq!([&small, &large, &huge].map(|it| places.fit(it)), [Fit::Now, Fit::Now, Fit::Never]);
         let one = take(&mut places, &small);
-        assert_eq!((one.worker.as_str(), places.available().as_str()), ("vm:gpu0", "1_1,2_1,3_1"));
+        assert_eq!((one.worker.as_str(), places.available().as_str()), ("vm:gpu0", "1_,2_,3_"));
         let three = take(&mut places, &large);
         assert_eq!(three.worker, "vm:gpu1,2,3");
         assert!(places.full());
         places.leave(&one.run);
         assert_eq!([&small, &large].map(|it| places.fit(it)), [Fit::Now, Fit::Later]);
-        places.occupied_by_others(vec!["GPU-0".to_owned()]);
+        // Somebody else's worker, then somebody else's program, on the one that is free.
+        let gpu = |index: u32, processes| Gpu {
+            index,
+            uuid: format!("GPU-{index}"),
+            name: "G".to_owned(),
+            brand: None,
+            minor: None,
+            memory_total: None,
+            memory_used: None,
+            compute_capability: None,
+            utilization: None,
+            processes,
+            mig: false,
+            instances: Vec::new(),
+        };
+        let inventory = |busy: &[u32]| Inventory {
+            driver: "1".to_owned(),
+            cuda: "12.4".to_owned(),
+            devices: (0..4).map(|it| gpu(it, if busy.contains(&it) { vec![7] } else { Vec::new() })).collect(),
+        };
+        let mut copy = places.clone();
+        copy.observe(&inventory(&[1, 2, 3]), &["vm:gpu0".to_owned(), "vm:gpu1,2,3".to_owned()]);
+        assert_eq!(copy.fit(&small), Fit::Now, "workers that were ours are not others");
+        for (busy, workers) in [(vec![], vec!["vm:gpu0".to_owned()]), (vec![0], vec![])] {
+            let mut fresh = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
+            fresh.observe(&inventory(&busy), &workers);
+            assert_eq!(fresh.available(), "1_,2_,3_");
+        }
+        copy.observe(&inventory(&[0]), &[]);
+        places.learn(&copy);
         assert_eq!((places.fit(&small), places.available().as_str()), (Fit::Later, ""));
+        places.leave(&three.run);
+        assert_eq!([&small, &queue(Some((4, 4)))].map(|it| places.fit(it)), [Fit::Now, Fit::Foreign]);
     }
 
     #[test]
     fn runs_of_an_earlier_process_are_known_by_their_worker() {
-        let one = Places::new(Slots::One, "vm:0", "vm", gpus(1));
+        let one = Places::new(Slots::One, "vm:0", "vm", gpus(1)).unwrap();
         assert!(one.owns("vm:0") && !one.owns("vm:01") && !one.owns("vm:0:service:t"));
-        let services = Places::new(Slots::Services(None), "vm:cpu:0", "vm", gpus(0));
+        let services = Places::new(Slots::Services(None), "vm:cpu:0", "vm", gpus(0)).unwrap();
         assert!(services.owns("vm:cpu:0:service:t") && !services.owns("vm:cpu:1:service:t"));
-        let dynamic = Places::new(Slots::Dynamic, "vm:dgpu0,1", "vm", gpus(2));
+        let dynamic = Places::new(Slots::Dynamic, "vm:dgpu0,1", "vm", gpus(2)).unwrap();
         assert!(dynamic.owns("vm:gpu1") && dynamic.owns("vm:gpu0,1") && !dynamic.owns("vm:gpu1,2"));
     }
 }

@@ -21,11 +21,14 @@ use super::queues::{self, Fit, Queue, Seen, Turn};
 use super::work::{Crew, Job};
 use crate::clearml::{ApiError, Client};
 use crate::error::Failure;
+use crate::gpu::Inventory;
 use crate::report::SharedReporter;
 use crate::run::RunId;
 
 /// How often somebody else may be faster before the next regular look.
 const RACES: usize = 20;
+/// For how many seconds a worker that says nothing more still has its GPUs.
+const LAST_SEEN: u64 = 600;
 /// The longest pause after a lost race.
 const PAUSE: Duration = Duration::from_millis(80);
 
@@ -40,7 +43,12 @@ pub struct Counter {
     pub reporter: SharedReporter,
     /// The worker's id.
     pub worker: String,
+    /// Asks the driver, where GPUs are shared among tasks; nothing where it does not answer. May block.
+    pub driver: Option<Driver>,
 }
+
+/// Asks the driver what there is and what runs on it.
+pub type Driver = Arc<dyn Fn() -> Option<Inventory> + Send + Sync>;
 
 /// What is wanted of one try.
 #[derive(Debug, Clone)]
@@ -76,6 +84,8 @@ impl Wanted {
 pub struct Tried {
     /// What the last look showed.
     pub seen: Vec<Option<Seen>>,
+    /// What is free, with what was learnt of others' use.
+    pub places: Places,
     /// The task that was taken.
     pub outcome: Outcome,
 }
@@ -107,25 +117,43 @@ impl Counter {
     /// # Errors
     /// The server does not answer, or the intent cannot be written: nothing was taken.
     pub async fn take(&self, wanted: &Wanted) -> Result<Tried, Failure> {
-        let fits = wanted.fits();
+        let mut wanted = wanted.clone();
         let mut seen = queues::look(&self.client, &wanted.queues).await?;
+        if seen.iter().flatten().any(|it| !it.entries.is_empty() && wanted.serves(it)) {
+            self.observe(&mut wanted.places).await?;
+        }
+        let fits = wanted.fits();
+        let mut outcome = Outcome::Nothing;
         for _ in 0..RACES {
             let chosen = queues::choose(&seen, |it| wanted.serves(it), &fits, wanted.turn);
             let Some((queue, task)) = chosen.and_then(|it| Some((it, seen[it].as_ref()?.entries.first()?.clone())))
             else {
                 break;
             };
-            let outcome = self.take_this(wanted, queue, task).await?;
+            outcome = self.take_this(&wanted, queue, task).await?;
+            if let (Outcome::Taken { job, .. }, Some(seen)) = (&outcome, &mut seen[queue]) {
+                seen.entries.retain(|it| *it != job.task);
+            }
             if !matches!(outcome, Outcome::Nothing) {
-                if let (Outcome::Taken { job, .. }, Some(seen)) = (&outcome, &mut seen[queue]) {
-                    seen.entries.retain(|it| *it != job.task);
-                }
-                return Ok(Tried { seen, outcome });
+                break;
             }
             tokio::time::sleep(random_below(PAUSE)).await;
             seen = queues::look(&self.client, &wanted.queues).await?;
         }
-        Ok(Tried { seen, outcome: Outcome::Nothing })
+        Ok(Tried { seen, places: wanted.places, outcome })
+    }
+
+    /// Sees who else uses GPUs that are shared among tasks: programs, by the driver, and workers, by the server.
+    async fn observe(&self, places: &mut Places) -> Result<(), Failure> {
+        let Some(driver) = self.driver.clone() else { return Ok(()) };
+        // A driver that does not answer now tells nothing: what it told before holds.
+        let Ok(Some(inventory)) = tokio::task::spawn_blocking(move || driver()).await else { return Ok(()) };
+        let query = json!({ "last_seen": LAST_SEEN, "worker_pattern": places.others() });
+        let data = self.client.call("workers.get_all", &query).await?;
+        let workers = data.get("workers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let ids = workers.iter().filter_map(|it| it.get("id")?.as_str().map(str::to_owned));
+        places.observe(&inventory, &ids.collect::<Vec<_>>());
+        Ok(())
     }
 
     /// Takes one task; nothing if somebody was faster.
@@ -229,7 +257,8 @@ pub(super) mod tests {
         });
         let (crew, ledger) = scribe();
         let (client, reporter) = (testing::client(url), crate::report::silent());
-        (Counter { client, crew: Arc::new(crew), reporter, worker: "w:0".to_owned() }, calls, ledger)
+        let (crew, worker) = (Arc::new(crew), "w:0".to_owned());
+        (Counter { client, crew, reporter, worker, driver: None }, calls, ledger)
     }
 
     pub(in crate::daemon) fn queues() -> Arc<[Queue]> {
@@ -237,7 +266,7 @@ pub(super) mod tests {
     }
 
     fn wanted() -> Wanted {
-        let places = Places::new(Slots::One, "w:0", "w", GpuSet::default());
+        let places = Places::new(Slots::One, "w:0", "w", GpuSet::default()).unwrap();
         Wanted { queues: queues(), places, turn: Turn::new(false), forced: None, scheduled: true }
     }
 

@@ -290,6 +290,8 @@ mod tests {
             index,
             uuid: format!("GPU-{index}"),
             name: "G".to_owned(),
+            brand: None,
+            minor: None,
             memory_total: Some(100 << 20),
             memory_used: Some(used << 20),
             compute_capability: None,

@@ -88,6 +88,7 @@ impl Dispatcher {
                 }
                 let again = std::mem::take(&mut self.looks.again);
                 self.looks.next = Instant::now() + if again { Duration::ZERO } else { about(interval) };
+                self.desk.places.learn(&tried.places);
                 self.tell_gone(&tried);
                 self.note_forced(&wanted, &tried);
                 self.note_lengths(&tried);

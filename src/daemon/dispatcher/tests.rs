@@ -194,10 +194,11 @@ impl Daemon {
                 crew: Arc::new(crew),
                 reporter: crate::report::silent(),
                 worker: options.worker.to_owned(),
+                driver: None,
             },
             queues,
             worker,
-            places: Places::new(options.slots, options.worker, "vm", gpus),
+            places: Places::new(options.slots, options.worker, "vm", gpus).unwrap(),
             habits: Habits {
                 interval: Duration::from_millis(50),
                 sweep: Duration::from_millis(200),

@@ -11,8 +11,10 @@ const OFF: &str = "force_workers:off";
 pub enum Fit {
     /// Yes.
     Now,
-    /// When something that runs has ended.
+    /// When something that runs here has ended.
     Later,
+    /// When something that others run has ended.
+    Foreign,
     /// Never on this worker.
     Never,
 }
@@ -50,8 +52,8 @@ pub fn active(tags: &[String], forced: Option<bool>, scheduled: bool) -> bool {
     forced_by_tags(tags).or(forced).unwrap_or(scheduled)
 }
 
-/// The queue whose first task is to be taken, if there is one. A queue that waits for what others still use keeps those
-/// behind it waiting too: else small tasks would keep a large one out for ever.
+/// The queue whose first task is to be taken, if there is one. A queue that waits for what our own runs have keeps those
+/// behind it waiting too: else small tasks would keep a large one out for ever. One that waits for others does not.
 #[must_use]
 pub fn choose(seen: &[Option<Seen>], active: impl Fn(&Seen) -> bool, fits: &[Fit], turn: Turn) -> Option<usize> {
     let count = seen.len();
@@ -62,7 +64,7 @@ pub fn choose(seen: &[Option<Seen>], active: impl Fn(&Seen) -> bool, fits: &[Fit
             _ if !waits => {}
             Some(Fit::Now) => return Some(queue),
             Some(Fit::Later) => return None,
-            Some(Fit::Never) | None => {}
+            Some(Fit::Foreign | Fit::Never) | None => {}
         }
     }
     None
@@ -101,7 +103,8 @@ mod tests {
     fn a_queue_that_waits_for_room_is_not_overtaken_and_one_that_never_fits_is_passed_over() {
         let queues = seen(&[1, 1]);
         let chosen = |first| choose(&queues, |_| true, &[first, Fit::Now], Turn::default());
-        assert_eq!([chosen(Fit::Now), chosen(Fit::Later), chosen(Fit::Never)], [Some(0), None, Some(1)]);
+        let all = [Fit::Now, Fit::Later, Fit::Foreign, Fit::Never];
+        assert_eq!(all.map(chosen), [Some(0), None, Some(1), Some(1)]);
         // One without tasks keeps nobody waiting.
         assert_eq!(choose(&seen(&[0, 1]), |_| true, &[Fit::Later, Fit::Now], Turn::default()), Some(1));
     }

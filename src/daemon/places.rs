@@ -76,7 +76,8 @@ impl Places {
         match self.slots {
             Slots::One => !self.taken.is_empty(),
             Slots::Services(limit) => limit.is_some_and(|it| self.taken.len() >= it),
-            Slots::Dynamic => self.pool.free().is_empty(),
+            // What others use may be free at the next look.
+            Slots::Dynamic => self.ours() >= self.gpus.devices.len(),
         }
     }
 
@@ -86,10 +87,9 @@ impl Places {
         match self.slots {
             Slots::Dynamic => {
                 let (least, free) = (range(queue).0, self.pool.free().len());
-                let ours: usize = self.taken.values().map(|it| it.devices.len()).sum();
                 match () {
                     () if self.gpus.devices.len() < least => Fit::Never,
-                    () if free + ours < least => Fit::Foreign,
+                    () if free + self.ours() < least => Fit::Foreign,
                     () if free < least => Fit::Later,
                     () => Fit::Now,
                 }
@@ -141,6 +141,11 @@ impl Places {
     pub fn leave(&mut self, run: &RunId) {
         self.taken.remove(run);
         self.pool.release(run);
+    }
+
+    /// How many GPUs runs of ours have.
+    fn ours(&self) -> usize {
+        self.taken.values().map(|it| it.devices.len()).sum()
     }
 
     /// The GPUs nobody uses, for the worker's property `available_gpus`.

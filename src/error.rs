@@ -59,6 +59,27 @@ impl Kind {
         }
     }
 
+    /// The kind that a program of ours ended with this exit code for.
+    #[must_use]
+    pub fn of_exit_code(code: u8) -> Option<Self> {
+        let all = [
+            Self::Usage,
+            Self::Input,
+            Self::NotFound,
+            Self::Unreachable,
+            Self::Internal,
+            Self::Space,
+            Self::System,
+            Self::Conflict,
+            Self::Denied,
+            Self::Config,
+            Self::Unsatisfiable,
+            Self::Sandbox,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|it| it.exit_code() == code)
+    }
+
     /// The kind of an input/output error: a full disk and an interruption are told apart from the rest.
     #[must_use]
     pub fn of_io(error: &std::io::Error) -> Self {

@@ -31,7 +31,7 @@ pub struct BuildArgs {
     /// Name of the image; task_id_<id> by default
     #[arg(long, short = 't', value_name = "IMAGE", visible_alias = "tag", help_heading = "Delivery")]
     pub target: Option<String>,
-    /// Where the image goes: type=docker|podman|registry|oci|oci-archive|docker-archive[,dest=PATH][,name=IMAGE]
+    /// Where the image goes: type=docker|podman|registry|oci|oci-archive|docker-archive|store[,dest=PATH][,name=IMAGE]
     #[arg(long = "output", short = 'o', value_name = "type=…", help_heading = "Delivery")]
     pub outputs: Vec<String>,
     /// Push the image to the registry its name says: -o type=registry

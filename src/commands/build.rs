@@ -106,6 +106,8 @@ async fn destinations(settings: &BuildSettings, name: &Reference, around: &Aroun
     let mut destinations: Vec<Destination> = Vec::new();
     for output in &settings.outputs {
         destinations.push(match output {
+            // It is there before it goes anywhere.
+            Output::Store => continue,
             Output::Docker { name } => Destination::Docker(own(name)),
             Output::Podman { name } => Destination::Podman(own(name)),
             Output::Registry { name } => Destination::Registry(own(name)),
@@ -114,7 +116,7 @@ async fn destinations(settings: &BuildSettings, name: &Reference, around: &Aroun
             Output::DockerArchive { path } => Destination::DockerArchive { file: path.clone(), name: name.clone() },
         });
     }
-    if destinations.is_empty() {
+    if settings.outputs.is_empty() {
         if let Some(docker) = &around.docker
             && docker.ping().await.is_ok()
         {

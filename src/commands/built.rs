@@ -43,7 +43,7 @@ pub(super) fn report(context: &Context, results: &Results<'_>) -> Result<(), Fai
             line("in", format!("{} ({})", delivered.destination, moved(delivered)));
         }
         if results.delivered.is_empty() {
-            line("in", "the store only: there is neither Docker nor Podman".to_owned());
+            line("in", "the store only".to_owned());
         }
         line("took", text::seconds(results.built.seconds));
         ui.print(&shown.join("\n"))?;
@@ -150,11 +150,13 @@ fn as_json(results: &Results<'_>) -> Value {
 pub(super) fn metadata(name: &Reference, image: &Image) -> Value {
     let mut descriptor = json!(image.manifest.descriptor);
     descriptor["platform"] = json!(image.platform);
+    let config: Value = serde_json::from_slice(&image.config.bytes).unwrap_or_default();
     json!({
         "containerimage.config.digest": image.config.digest(),
         "containerimage.descriptor": descriptor,
         "containerimage.digest": image.manifest.digest(),
         "image.name": name.to_string(),
+        "image.user": config.pointer("/config/User"),
     })
 }
 

@@ -17,6 +17,7 @@
 //! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
 
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -275,7 +276,9 @@ impl Spool {
         }
         // No fsync: the page cache outlives a killed process, and that is what this is for. Under a new name, since whoever
         // runs in the container may write here and must not lead us elsewhere.
-        let mut file = tempfile::Builder::new().prefix(".sent-").tempfile_in(&self.directory)?;
+        // Who drains it afterwards may be another user than the container's.
+        let mode = std::fs::Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".sent-").permissions(mode).tempfile_in(&self.directory)?;
         file.write_all(text.as_bytes())?;
         file.persist(self.directory.join("sent")).map_err(|error| error.error)?;
         Ok(())

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 
 /// What sort of thing went wrong; decides the exit code of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// The command line is wrong.
     Usage,

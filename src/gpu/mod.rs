@@ -2,6 +2,7 @@
 //!
 //! The library comes with the driver (`libnvidia-ml.so.1`); a machine without one is an answer, not an error.
 
+pub mod cdi;
 mod set;
 
 pub use set::{GpuDevice, GpuInstance, GpuSet};

@@ -10,6 +10,7 @@ mod support;
 mod build;
 mod config;
 mod deliver;
+mod engines;
 mod gpus;
 mod guest;
 mod harness;

@@ -9,10 +9,12 @@
 //! [`unit`] takes one task through its phases and tells the truth about its end; [`journal`] is what survives a kill;
 //! [`settle`] decides what the server is told.
 
+pub mod allocate;
 pub mod detach;
 pub mod instances;
 pub mod journal;
 pub mod metrics;
+pub mod preflight;
 pub mod schedule;
 pub mod settings;
 pub mod settle;

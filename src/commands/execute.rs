@@ -71,6 +71,7 @@ impl Explain for ExecuteError {
 /// Runs a task to its end.
 pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Failure> {
     let settings = merge(&args, &context.session)?;
+    settings.execution.notes.iter().for_each(|it| context.ui.reporter().note(it));
     // Before anything is begun, so that no signal ends us in the middle of it.
     let signals = Signals::listen()?;
     let client = client_of(&settings.execution.api, context)?;
@@ -141,35 +142,34 @@ async fn attend(
     context: &Context,
 ) -> Result<u8, Failure> {
     let (ask, asks) = watch::channel(Ask::Nothing);
-    let listening = {
-        let (engine, ask) = (Arc::clone(&executor.engine), ask);
-        let (run, runs) = watch::channel(claim.run.clone());
-        (run, tokio::spawn(async move { signals.obey(&ask, &*engine, &runs).await }))
-    };
-    let (current, listening) = listening;
+    let (current, runs) = watch::channel(claim.run.clone());
+    let engine = Arc::clone(&executor.engine);
+    let listening = tokio::spawn(async move { signals.obey(&ask, &*engine, &runs).await });
     let end = loop {
         let (events, news) = mpsc::channel(64);
         let telling = tokio::spawn(tell(news, context.clone()));
         let run = left.as_ref().map_or_else(|| claim.run.clone(), |it| it.record().run.clone());
         let _ = current.send(run.clone());
         let mut reader = OutputReader::new(&executor.journal.spool(&run));
-        let unit = async {
-            match left.take() {
-                Some(journalled) => unit::resume(Arc::clone(executor), journalled, asks.clone(), events).await,
-                None => {
-                    executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
-                    if !settings.monitored {
-                        executor.journal.quiet(&claim.run)?;
+        let end = {
+            let unit = async {
+                match left.take() {
+                    Some(journalled) => unit::resume(Arc::clone(executor), journalled, asks.clone(), events).await,
+                    None => {
+                        executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
+                        if !settings.monitored {
+                            executor.journal.quiet(&claim.run)?;
+                        }
+                        unit::run(Arc::clone(executor), claim.clone(), asks.clone(), events).await
                     }
-                    unit::run(Arc::clone(executor), claim.clone(), asks.clone(), events).await
                 }
-            }
-        };
-        tokio::pin!(unit);
-        let end = loop {
-            tokio::select! {
-                end = &mut unit => break end,
-                () = tokio::time::sleep(LOOK) => output.pass_on(&mut reader).await?,
+            };
+            tokio::pin!(unit);
+            loop {
+                tokio::select! {
+                    end = &mut unit => break end,
+                    () = tokio::time::sleep(LOOK) => output.pass_on(&mut reader).await?,
+                }
             }
         };
         output.pass_on(&mut reader).await?;

@@ -11,6 +11,7 @@ mod build;
 mod config;
 mod deliver;
 mod engines;
+mod execute;
 mod gpus;
 mod guest;
 mod harness;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::super::*;
 use crate::clearml::{Login, Server};
-use crate::daemon::settings::{GpuChoice, Limits};
+use crate::daemon::settings::Limits;
 use crate::digest::Digest;
 use crate::error::Explain;
 use crate::http::Retry;
@@ -241,7 +241,7 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
     ExecutionSettings {
         engine: EngineKind::Native,
         docker: None,
-        gpus: GpuChoice::None,
+        gpus: crate::gpu::Ask::None,
         prebuilt_only: false,
         retries: 0,
         standalone: false,

@@ -15,10 +15,12 @@ pub mod instances;
 pub mod journal;
 pub mod metrics;
 pub mod preflight;
+pub mod prebuilt;
 pub mod schedule;
 pub mod settings;
 pub mod settle;
 pub mod unit;
+pub mod writeback;
 
 pub use journal::{Journal, Journalled, Phase};
 pub use settings::{DaemonAsk, DaemonSettings, ExecuteSettings, ExecutionSettings};

@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{Ending, Halt, Step, Unit, is_passing};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Builder, Phase};
+use crate::daemon::writeback;
 use crate::digest::Digest;
-use crate::error::Kind;
+use crate::error::{Failure, Kind};
 use crate::process::{Group, exit_code};
 use crate::report::{Event, SharedReporter};
 use crate::run::RunImage;
@@ -53,7 +54,7 @@ impl Unit {
         let mut child = match Child::start(self.command()) {
             Ok(child) => child,
             Err(error) => {
-                let failure = crate::error::Failure::from(error);
+                let failure = Failure::from(error);
                 return self.failed("cannot start the build", &failure);
             }
         };
@@ -82,10 +83,23 @@ impl Unit {
         }
         match self.built() {
             Ok((image, user)) => {
+                self.write_back().await;
                 self.entry.update(|it| (it.image, it.user) = (Some(image), user))?;
                 Ok(Step::Go(Phase::Prepare))
             }
             Err(failure) => self.failed("the build's results cannot be read", &failure),
+        }
+    }
+
+    /// Leaves with the task what it runs with. Nothing of it may keep the task from running.
+    async fn write_back(&self) {
+        let told = match lock_of(self.entry.directory()) {
+            Ok(lock) => writeback::after_build(&self.executor.client, &self.record().task, &lock).await,
+            Err(error) => return self.line(Level::Warning, &format!("the lock cannot be read: {error}")),
+        };
+        if let Err(error) = told {
+            let text = format!("what the task runs with is not written to it: {}", Failure::from(error));
+            self.line(Level::Warning, &text);
         }
     }
 
@@ -169,10 +183,10 @@ impl Unit {
         self.ended(Ending::Failed { reason: format!("the image could not be built: {reason}"), passing, code })
     }
 
-    fn built(&self) -> Result<(RunImage, Option<String>), crate::error::Failure> {
+    fn built(&self) -> Result<(RunImage, Option<String>), Failure> {
         let path = self.entry.directory().join(METADATA);
         let document: Value = serde_json::from_slice(&fs::read(&path)?).map_err(std::io::Error::other)?;
-        let digest = |name: &str| -> Result<Digest, crate::error::Failure> {
+        let digest = |name: &str| -> Result<Digest, Failure> {
             let text = document.get(name).and_then(Value::as_str).unwrap_or_default();
             let digest: Result<Digest, _> = text.parse();
             Ok(digest.map_err(|it| std::io::Error::other(format!("`{}`: {name}: {it}", path.display())))?)

@@ -66,7 +66,8 @@ fn the_server_stops_a_run(place: &Where) {
     let output = context.path("output");
     let mut running = task.execute().spawn(&output);
     wait_until("the task is up", || task.said("up\n"));
-    assert!(task.document(&task.id)["status_message"].as_str().unwrap().starts_with("running"));
+    let message = || task.document(&task.id)["status_message"].as_str().unwrap_or_default().to_owned();
+    wait_until("the task says that it runs", || message().starts_with("running (Changed by clearml-agent "));
     task.server.call("tasks.stop", &json!({ "task": task.id }));
     let code = running.wait();
     let said = fs_err::read_to_string(&output).unwrap();

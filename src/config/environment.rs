@@ -33,6 +33,13 @@ impl Environment {
         filled(name).or_else(|| filled(&format!("TRAINS_{}", name.strip_prefix("CLEARML_")?)))
     }
 
+    /// The same with more variables, which count instead of those that are there.
+    #[must_use]
+    pub fn with(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.0.extend(pairs);
+        self
+    }
+
     /// All variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -117,6 +124,18 @@ pub const VARIABLES: &[Variable] = &[
         "In an image: the directory where console lines wait for the server; below `/opt/agent/spool` by default.",
     ),
     read(
+        "AGENT_SPOOL_BYTES",
+        "In an image: room for console lines that wait, and for the copy of the output beside them.",
+    ),
+    read(
+        "AGENT_ENVIRONMENT",
+        "In an image: a file with more variables, as a JSON object; for values that an engine should not tell.",
+    ),
+    read(
+        "AGENT_STOP_GRACE",
+        "In an image: seconds between TERM and KILL of the container (10); the program gets four less.",
+    ),
+    read(
         "AGENT_JOURNAL",
         "In an image: where an offline run keeps what the SDK writes; by default what is mounted at \
          `/opt/agent/journal`, else `/opt/agent/spool/offline`.",
@@ -152,6 +171,15 @@ pub const VARIABLES: &[Variable] = &[
     read(
         "AGENT_SANDBOX",
         "The only way steps of a build may run: `root`, `mapped`, `single` or `docker`; the best that works by default.",
+    ),
+    read(
+        "AGENT_CDI_DIRS",
+        "Directories with CDI specifications of devices, the most important last, separated by colons; `/etc/cdi` and \
+         `/var/run/cdi` by default.",
+    ),
+    read(
+        "AGENT_DRIVER_ROOT",
+        "Where the NVIDIA driver is installed when not in `/`: a driver container's root, `/run/nvidia/driver`.",
     ),
     read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
     read("NO_COLOR", "Switches colours off when set to anything."),

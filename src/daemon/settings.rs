@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Agent, Api};
+use crate::gpu;
 use crate::run::EngineKind;
 use crate::secret::Secret;
 
@@ -16,7 +17,7 @@ pub struct ExecutionSettings {
     /// the flag without a value.
     pub docker: Option<String>,
     /// Which GPUs.
-    pub gpus: GpuChoice,
+    pub gpus: gpu::Ask,
     /// Run only tasks that name an image made of them (`--prebuilt-only`).
     pub prebuilt_only: bool,
     /// How often a task is tried again after the machinery failed it, not its program (`--retries`).
@@ -43,19 +44,6 @@ pub struct ExecutionSettings {
     pub agent: Agent,
     /// Flags without effect, for people.
     pub notes: Vec<String>,
-}
-
-/// `--gpus`, `--cpu-only`, or neither.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GpuChoice {
-    /// Neither: all there are.
-    Unsaid,
-    /// `--cpu-only`, `--gpus none`.
-    None,
-    /// `--gpus all`.
-    All,
-    /// `--gpus 0,1`, ranges undone: indices, `0:1` for instances, UUIDs.
-    These(Vec<String>),
 }
 
 /// How long a phase may take, and how long it may go without any progress.

@@ -8,9 +8,10 @@ use crate::cli::daemon::DaemonArgs;
 use crate::config::{Environment, Executor};
 use crate::daemon::instances::Identity;
 use crate::daemon::schedule::Schedule;
-use crate::daemon::settings::{GpuChoice, QueueChoice, Slots, StopSettings, Which};
+use crate::daemon::settings::{QueueChoice, Slots, StopSettings, Which};
 use crate::daemon::{DaemonAsk, DaemonSettings};
 use crate::error::Failure;
+use crate::gpu::Ask;
 use crate::process;
 
 /// Seconds between looks at the queues, and the least that the flag may ask for.
@@ -45,10 +46,10 @@ pub fn identity(settings: &DaemonSettings) -> Identity {
         name: settings.worker_name.clone(),
         explicit: settings.worker_id.clone(),
         gpus: match &settings.execution.gpus {
-            GpuChoice::Unsaid => None,
-            GpuChoice::None => Some("none".to_owned()),
-            GpuChoice::All => Some("all".to_owned()),
-            GpuChoice::These(names) => Some(names.join(",")),
+            Ask::Unsaid => None,
+            Ask::None => Some("none".to_owned()),
+            Ask::All => Some("all".to_owned()),
+            Ask::These(names) => Some(names.join(",")),
         },
         dynamic: settings.slots == Slots::Dynamic,
     }
@@ -66,13 +67,13 @@ fn settings(args: &DaemonArgs, session: &Session) -> Result<DaemonSettings, Fail
             if args.execution.gpus.is_some() {
                 execution.notes.push("--gpus has no effect: in services mode tasks get no GPUs".to_owned());
             }
-            execution.gpus = GpuChoice::None;
+            execution.gpus = Ask::None;
         }
-        Slots::Dynamic if execution.gpus == GpuChoice::None => {
+        Slots::Dynamic if execution.gpus == Ask::None => {
             let hint = "Name GPUs with --gpus 0-3, or leave out --dynamic-gpus.";
             return Err(UsageError::new("--dynamic-gpus has no GPUs to share", hint).into());
         }
-        Slots::Dynamic if execution.gpus == GpuChoice::Unsaid => execution.gpus = GpuChoice::All,
+        Slots::Dynamic if execution.gpus == Ask::Unsaid => execution.gpus = Ask::All,
         _ => {}
     }
     let queues = args.queues.iter().map(|it| queue(it, slots)).collect::<Result<Vec<_>, _>>()?;

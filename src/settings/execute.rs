@@ -29,7 +29,7 @@ pub fn merge(args: &ExecuteArgs, session: &Session) -> Result<ExecuteSettings, F
 mod tests {
     use super::*;
     use crate::config::Environment;
-    use crate::daemon::settings::GpuChoice;
+    use crate::gpu::Ask;
     use crate::run::EngineKind;
 
     fn settings(words: &[&str]) -> Result<ExecuteSettings, String> {
@@ -52,11 +52,11 @@ mod tests {
         assert!(full.monitored && full.require_queue);
         let inner = settings(&["--disable-monitoring", "--standalone-mode", "--id", "x", "-O", "--cpu-only"]).unwrap();
         assert!(!inner.monitored && inner.execution.standalone && inner.execution.optimize == 1);
-        assert_eq!(inner.execution.gpus, GpuChoice::None);
+        assert_eq!(inner.execution.gpus, Ask::None);
         let podman =
             settings(&["--podman", "img:1", "--ipc=host -e A=1", "--id", "x", "--gpus", "0,1"]).unwrap().execution;
         assert_eq!((podman.engine, podman.docker.as_deref()), (EngineKind::Podman, Some("img:1 --ipc=host -e A=1")));
-        assert_eq!(podman.gpus, GpuChoice::These(vec!["0".into(), "1".into()]));
+        assert_eq!(podman.gpus, Ask::These(vec!["0".into(), "1".into()]));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use super::{Session, UsageError};
 use crate::cli::execution::ExecutionArgs;
 use crate::config::{Config, Environment, Executor};
 use crate::daemon::ExecutionSettings;
-use crate::daemon::settings::{GpuChoice, Limits};
+use crate::daemon::settings::Limits;
 use crate::error::Failure;
 use crate::fs::expand_home;
+use crate::gpu::Ask;
 use crate::process;
 use crate::run::EngineKind;
 use crate::secret::Secret;
@@ -91,24 +92,24 @@ fn engine(args: &ExecutionArgs) -> Result<(EngineKind, Option<String>), UsageErr
     Ok((engine, value.cloned()))
 }
 
-fn gpus(args: &ExecutionArgs, environment: &Environment) -> Result<GpuChoice, UsageError> {
+fn gpus(args: &ExecutionArgs, environment: &Environment) -> Result<Ask, UsageError> {
     if args.cpu_only {
-        return Ok(GpuChoice::None);
+        return Ok(Ask::None);
     }
     let said = args.gpus.as_deref().map(|it| ("--gpus", it));
     let said = said.or_else(|| environment.get("NVIDIA_VISIBLE_DEVICES").map(|it| ("NVIDIA_VISIBLE_DEVICES", it)));
     let said = said.or_else(|| environment.get("CUDA_VISIBLE_DEVICES").map(|it| ("CUDA_VISIBLE_DEVICES", it)));
-    let Some((source, text)) = said else { return Ok(GpuChoice::Unsaid) };
+    let Some((source, text)) = said else { return Ok(Ask::Unsaid) };
     match text.trim() {
-        "all" => Ok(GpuChoice::All),
-        "none" | "void" | "-1" => Ok(GpuChoice::None),
+        "all" => Ok(Ask::All),
+        "none" | "void" | "-1" => Ok(Ask::None),
         list => {
             let names: Option<Vec<_>> = list.split(',').map(|it| span(it.trim())).collect();
             let names = names.ok_or_else(|| {
                 let message = format!("{source} `{text}` is no list of GPUs");
                 UsageError::new(message, "Write all, none, or a list: 0,1 or 0-3.")
             })?;
-            Ok(GpuChoice::These(names.concat()))
+            Ok(Ask::These(names.concat()))
         }
     }
 }

@@ -21,8 +21,8 @@ fn names(settings: &DaemonSettings) -> Vec<&str> {
     settings.queues.iter().map(|it| it.name.as_str()).collect()
 }
 
-fn these(list: &[&str]) -> GpuChoice {
-    GpuChoice::These(list.iter().map(|it| (*it).to_owned()).collect())
+fn these(list: &[&str]) -> Ask {
+    Ask::These(list.iter().map(|it| (*it).to_owned()).collect())
 }
 
 /// Every `daemon` line of the original's own documentation, placeholders filled in.
@@ -53,7 +53,7 @@ fn lines_of_the_original_mean_what_they_meant() {
     ] {
         let (settings, background) = line(text);
         assert_eq!(names(&settings), queues, "{text}");
-        assert_eq!(settings.execution.gpus, gpus.map_or(GpuChoice::Unsaid, these), "{text}");
+        assert_eq!(settings.execution.gpus, gpus.map_or(Ask::Unsaid, these), "{text}");
         assert_eq!((settings.execution.engine, background), (engine, detached), "{text}");
         assert_eq!(settings.slots, Slots::One, "{text}");
         assert_eq!(settings.show_console, text.contains("--foreground"), "{text}");
@@ -67,7 +67,7 @@ fn lines_of_the_original_mean_what_they_meant() {
 
     let (services, _) = line("--services-mode --queue services --create-queue --docker debian:12 --cpu-only");
     assert_eq!((services.slots, names(&services)), (Slots::Services(None), vec!["services"]));
-    assert!(services.create_queues && services.execution.gpus == GpuChoice::None);
+    assert!(services.create_queues && services.execution.gpus == Ask::None);
     assert_eq!(services.execution.docker.as_deref(), Some("debian:12"));
 
     let of = |settings: &DaemonSettings| -> Vec<(String, Option<(u32, u32)>)> {
@@ -79,7 +79,7 @@ fn lines_of_the_original_mean_what_they_meant() {
         ("--dynamic-gpus --queue dual=2 opportunistic=1-4", [("dual", (2, 2)), ("opportunistic", (1, 4))]),
     ] {
         let (dynamic, _) = line(text);
-        assert_eq!((dynamic.slots, &dynamic.execution.gpus), (Slots::Dynamic, &GpuChoice::All), "{text}");
+        assert_eq!((dynamic.slots, &dynamic.execution.gpus), (Slots::Dynamic, &Ask::All), "{text}");
         assert_eq!(of(&dynamic), expected.map(|(name, gpus)| (name.to_owned(), Some(gpus))), "{text}");
     }
 }
@@ -109,7 +109,7 @@ fn how_many_at_once() {
     assert!(refused(&["--services-mode", "many"]).contains("invalid value"));
     assert!(refused(&["--services-mode", "--dynamic-gpus"]).contains("cannot be used with"));
     let services = served(&["--services-mode", "--gpus", "0"]);
-    assert_eq!(services.execution.gpus, GpuChoice::None);
+    assert_eq!(services.execution.gpus, Ask::None);
     assert!(services.execution.notes[0].contains("--gpus has no effect"), "{:?}", services.execution.notes);
     for (queue, error) in [
         ("q", "queue `q` does not say how many GPUs its tasks get"),
@@ -157,7 +157,7 @@ fn what_the_environment_and_the_configuration_say() {
     assert_eq!(found.schedule.unwrap().to_string(), "17-20 MON-TUE; 13-22 WED; 17-20 SUN");
     let flags = ["--child-report-tags", "x", "y", "--cpu-only", "--downtime", "0 SAT", "0 SUN"];
     let given = settings(&flags, environment);
-    assert_eq!((&given.tags[..], &given.execution.gpus), (&["x".to_owned(), "y".to_owned()][..], &GpuChoice::None));
+    assert_eq!((&given.tags[..], &given.execution.gpus), (&["x".to_owned(), "y".to_owned()][..], &Ask::None));
     assert_eq!(given.schedule.unwrap().to_string(), "0-24 MON-FRI");
 }
 

@@ -33,6 +33,13 @@ impl Environment {
         filled(name).or_else(|| filled(&format!("TRAINS_{}", name.strip_prefix("CLEARML_")?)))
     }
 
+    /// The same with more variables, which count instead of those that are there.
+    #[must_use]
+    pub fn with(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.0.extend(pairs);
+        self
+    }
+
     /// All variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -115,6 +122,18 @@ pub const VARIABLES: &[Variable] = &[
     read(
         "AGENT_SPOOL",
         "In an image: the directory where console lines wait for the server; below `/opt/agent/spool` by default.",
+    ),
+    read(
+        "AGENT_SPOOL_BYTES",
+        "In an image: room for console lines that wait, and for the copy of the output beside them.",
+    ),
+    read(
+        "AGENT_ENVIRONMENT",
+        "In an image: a file with more variables, as a JSON object; for values that an engine should not tell.",
+    ),
+    read(
+        "AGENT_STOP_GRACE",
+        "In an image: seconds between TERM and KILL of the container (10); the program gets four less.",
     ),
     read(
         "AGENT_JOURNAL",

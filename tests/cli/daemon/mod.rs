@@ -111,6 +111,20 @@ impl<'a> Place<'a> {
     }
 }
 
+impl Drop for Place<'_> {
+    /// A test that fails says what its daemons said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in fs_err::read_dir(self.context.path("")).unwrap().flatten() {
+                if entry.path().extension().is_some_and(|it| it == "log") {
+                    let said = fs_err::read_to_string(entry.path()).unwrap_or_default();
+                    eprintln!("--- {}\n{said}", entry.file_name().display());
+                }
+            }
+        }
+    }
+}
+
 /// A daemon that runs; killed with the guard.
 struct Daemon {
     program: Running,

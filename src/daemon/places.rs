@@ -87,11 +87,14 @@ impl Places {
         match self.slots {
             Slots::Dynamic => {
                 let (least, free) = (range(queue).0, self.pool.free().len());
-                match () {
-                    () if self.gpus.devices.len() < least => Fit::Never,
-                    () if free + self.ours() < least => Fit::Foreign,
-                    () if free < least => Fit::Later,
-                    () => Fit::Now,
+                if self.gpus.devices.len() < least {
+                    Fit::Never
+                } else if free + self.ours() < least {
+                    Fit::Foreign
+                } else if free < least {
+                    Fit::Later
+                } else {
+                    Fit::Now
                 }
             }
             _ if self.full() => Fit::Later,

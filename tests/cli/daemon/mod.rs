@@ -5,6 +5,7 @@ mod ending;
 mod kill;
 mod order;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ impl Drop for Place<'_> {
             for entry in fs_err::read_dir(self.context.path("")).unwrap().flatten() {
                 if entry.path().extension().is_some_and(|it| it == "log") {
                     let said = fs_err::read_to_string(entry.path()).unwrap_or_default();
-                    eprintln!("--- {}\n{said}", entry.file_name().display());
+                    let _ = writeln!(std::io::stderr(), "--- {}\n{said}", entry.file_name().display());
                 }
             }
         }

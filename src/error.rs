@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 
 /// What sort of thing went wrong; decides the exit code of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// The command line is wrong.
     Usage,
@@ -57,6 +57,27 @@ impl Kind {
             Self::Sandbox => 81,
             Self::Interrupted => 130,
         }
+    }
+
+    /// The kind that a program of ours ended with this exit code for.
+    #[must_use]
+    pub fn of_exit_code(code: u8) -> Option<Self> {
+        let all = [
+            Self::Usage,
+            Self::Input,
+            Self::NotFound,
+            Self::Unreachable,
+            Self::Internal,
+            Self::Space,
+            Self::System,
+            Self::Conflict,
+            Self::Denied,
+            Self::Config,
+            Self::Unsatisfiable,
+            Self::Sandbox,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|it| it.exit_code() == code)
     }
 
     /// The kind of an input/output error: a full disk and an interruption are told apart from the rest.

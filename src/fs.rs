@@ -136,7 +136,11 @@ impl FileLock {
             Sharing::Shared => FlockOperation::NonBlockingLockShared,
             Sharing::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
-        let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
+        // A lock is a file of its own: a link there was put by somebody who wants another file made or opened.
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(path)?;
         match rustix::fs::flock(file.file(), operation) {
             Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

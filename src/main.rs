@@ -15,8 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const FAREWELL: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    // Before anything else, while there is one thread: this process may be a stage of a sandbox.
+    // Before anything else, while there is one thread: this process may be a stage of a sandbox, or the monitor of a run.
     agent::sandbox::dispatch();
+    agent::run::monitor::dispatch();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

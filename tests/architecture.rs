@@ -12,7 +12,7 @@ use regex::Regex;
 
 /// Libraries and the modules that may name them.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("axum", &["server", "registry"]),
+    ("axum", &["daemon", "server", "registry"]),
     ("bollard", &["engine"]),
     ("clap", &["cli", "settings"]),
     ("clap_complete", &["cli", "commands"]),
@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("libdeflater", &["oci"]),
     ("nvml_wrapper", &["gpu"]),
     ("rusqlite", &["server"]),
+    ("serde_saphyr", &["gpu"]),
     ("tar", &["oci"]),
     ("toml", &["lock", "base", "system", "python"]),
 ];

@@ -9,9 +9,14 @@ pub mod build;
 pub mod cache;
 pub mod completion;
 pub mod config;
+pub mod daemon;
+pub mod execute;
+pub mod execution;
 pub mod gpus;
 pub mod inspect;
+pub mod list;
 pub mod lock;
+pub mod logs;
 pub mod quickstart;
 pub mod run;
 pub mod server;
@@ -85,6 +90,10 @@ pub enum Command {
     Lock(Box<lock::LockArgs>),
     /// Run an image without a container engine
     Run(Box<run::RunArgs>),
+    /// Serve queues: run their tasks from images
+    Daemon(Box<daemon::DaemonArgs>),
+    /// Run one task of the server, from its image to its end
+    Execute(Box<execute::ExecuteArgs>),
     /// Show an image's layers, lock and origin
     Inspect(inspect::InspectArgs),
     /// Rebuild an image from the lock inside it and compare
@@ -93,6 +102,8 @@ pub enum Command {
     Server(server::ServerArgs),
     /// Look after the store of layers, bases and packages
     Cache(cache::CacheArgs),
+    /// List the server's workers and what they do
+    List(list::ListArgs),
     /// List this machine's GPUs
     Gpus(gpus::GpusArgs),
     /// Print the merged configuration, secrets masked
@@ -106,7 +117,12 @@ pub enum Command {
 /// # Errors
 /// What clap has to say: a mistake, or the help or version asked for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(task::gather_docker(arguments.into_iter().collect()))
+    Cli::try_parse_from(understood(arguments.into_iter().collect()))
+}
+
+/// The command line with the original's spellings put so that clap reads them.
+fn understood(arguments: Vec<OsString>) -> Vec<OsString> {
+    daemon::detached(task::gather_docker(arguments))
 }
 
 /// The command, for completion scripts.

@@ -58,6 +58,12 @@ pub struct TaskArgs {
     /// Registry to speak to over plain HTTP or with any certificate (host:port)
     #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Delivery")]
     pub insecure_registries: Vec<String>,
+    /// User name for git over HTTPS
+    #[arg(long, value_name = "USER", help_heading = "The task")]
+    pub git_user: Option<String>,
+    /// Password or token for git over HTTPS; CLEARML_AGENT_GIT_PASS is not seen by this machine's other users
+    #[arg(long, value_name = "PASSWORD", help_heading = "The task")]
+    pub git_pass: Option<String>,
 
     // Spellings of the original that mean nothing for an image.
     #[arg(long, hide = true)]
@@ -68,10 +74,6 @@ pub struct TaskArgs {
     pub(crate) gpus: Option<String>,
     #[arg(long, hide = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    #[arg(long, hide = true, value_name = "USER")]
-    pub(crate) git_user: Option<String>,
-    #[arg(long, hide = true, value_name = "PASSWORD")]
-    pub(crate) git_pass: Option<String>,
     #[arg(short = 'O', hide = true, action = clap::ArgAction::Count)]
     pub(crate) optimize: u8,
 }
@@ -86,16 +88,19 @@ pub enum EntryPoint {
     CloneTask,
 }
 
-/// Joins the words after `--docker` into one value, as the original takes them: `--docker image`, `--docker image
+/// Joins the words after `--docker` (and `--podman`, of the verbs that have it) into one value, as the original takes them: `--docker image`, `--docker image
 /// "--ipc=host -e A=1"`, `--docker "image --ipc=host"` or nothing. A word with a space in it is never an option.
 pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
-    if !verb(&arguments).is_some_and(|it| it == "build" || it == "lock") {
-        return arguments;
-    }
+    let verb = verb(&arguments).and_then(|it| it.to_str()).unwrap_or_default();
+    let options: &[&str] = match verb {
+        "build" | "lock" => &["--docker"],
+        "daemon" | "execute" => &["--docker", "--podman"],
+        _ => return arguments,
+    };
     let mut gathered = Vec::with_capacity(arguments.len());
     let mut rest = arguments.into_iter().peekable();
     while let Some(argument) = rest.next() {
-        if argument != "--docker" {
+        if !options.iter().any(|it| argument == *it) {
             gathered.push(argument);
             continue;
         }
@@ -114,7 +119,7 @@ pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// The first word that is neither an option nor the value of one of those that may stand before the verb.
-fn verb(arguments: &[OsString]) -> Option<&OsString> {
+pub(super) fn verb(arguments: &[OsString]) -> Option<&OsString> {
     let mut words = arguments.iter().skip(1);
     while let Some(word) = words.next() {
         if word == "--config-file" || word == "--progress" {
@@ -149,5 +154,6 @@ mod tests {
             );
         }
         assert_eq!(gathered("agent run --docker img"), ["agent", "run", "--docker", "img"]);
+        assert_eq!(gathered("agent execute --podman img --id x").join(" "), "agent execute --podman=img --id x");
     }
 }

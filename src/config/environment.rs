@@ -33,6 +33,13 @@ impl Environment {
         filled(name).or_else(|| filled(&format!("TRAINS_{}", name.strip_prefix("CLEARML_")?)))
     }
 
+    /// The same with more variables, which count instead of those that are there.
+    #[must_use]
+    pub fn with(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.0.extend(pairs);
+        self
+    }
+
     /// All variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -79,6 +86,16 @@ pub const VARIABLES: &[Variable] = &[
     read("CLEARML_AUTH_TOKEN", "Bearer token used instead of access and secret key."),
     sets("CLEARML_WORKER_ID", "agent.worker_id", "Identity of this worker."),
     sets("CLEARML_WORKER_NAME", "agent.worker_name", "First part of a worker's identity; the host's name by default."),
+    read("CLEARML_WORKER_TAGS", "Tags that the worker reports, where `--child-report-tags` gives none."),
+    read(
+        "CLEARML_AGENT_QUEUE_POLL_FREQ_SEC",
+        "Seconds between looks at the queues, before `--polling-interval`; may be below 5.",
+    ),
+    read(
+        "NVIDIA_VISIBLE_DEVICES",
+        "The GPUs tasks may use, where neither `--gpus` nor `--cpu-only` is given; likewise `CUDA_VISIBLE_DEVICES`.",
+    ),
+    read("CUDA_VISIBLE_DEVICES", "As `NVIDIA_VISIBLE_DEVICES`, which is asked first."),
     sets("CLEARML_AGENT_GIT_USER", "agent.git_user", "User name for git over HTTPS."),
     sets("CLEARML_AGENT_GIT_PASS", "agent.git_pass", "Password or token for git over HTTPS."),
     sets("CLEARML_AGENT_GIT_HOST", "agent.git_host", "The only host that git credentials are sent to."),
@@ -107,6 +124,18 @@ pub const VARIABLES: &[Variable] = &[
         "In an image: the directory where console lines wait for the server; below `/opt/agent/spool` by default.",
     ),
     read(
+        "AGENT_SPOOL_BYTES",
+        "In an image: room for console lines that wait, and for the copy of the output beside them.",
+    ),
+    read(
+        "AGENT_ENVIRONMENT",
+        "In an image: a file with more variables, as a JSON object; for values that an engine should not tell.",
+    ),
+    read(
+        "AGENT_STOP_GRACE",
+        "In an image: seconds between TERM and KILL of the container (10); the program gets four less.",
+    ),
+    read(
         "AGENT_JOURNAL",
         "In an image: where an offline run keeps what the SDK writes; by default what is mounted at \
          `/opt/agent/journal`, else `/opt/agent/spool/offline`.",
@@ -130,6 +159,12 @@ pub const VARIABLES: &[Variable] = &[
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
     read(
+        "AGENT_STATE_DIR",
+        "Where runs and daemons are recorded; `agent` in `XDG_STATE_HOME` or in `~/.local/state` by default.",
+    ),
+    read("XDG_STATE_HOME", "Below it, in `agent`, are the records of runs and daemons; `~/.local/state` by default."),
+    read("NOTIFY_SOCKET", "Where a daemon tells systemd that it is ready; systemd sets it."),
+    read(
         "XDG_DATA_HOME",
         "Below it, in `agent`, are the quick start's server and sample, and what offline runs keep; `~/.local/share` by default.",
     ),
@@ -137,7 +172,19 @@ pub const VARIABLES: &[Variable] = &[
         "AGENT_SANDBOX",
         "The only way steps of a build may run: `root`, `mapped`, `single` or `docker`; the best that works by default.",
     ),
+    read(
+        "AGENT_CDI_DIRS",
+        "Directories with CDI specifications of devices, the most important last, separated by colons; `/etc/cdi` and \
+         `/var/run/cdi` by default.",
+    ),
+    read(
+        "AGENT_DRIVER_ROOT",
+        "Where the NVIDIA driver is installed when not in `/`: a driver container's root, `/run/nvidia/driver`.",
+    ),
     read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
+    read("NOTIFY_SOCKET", "Where a service manager hears that a daemon serves, stops and lives (`sd_notify`)."),
+    read("WATCHDOG_USEC", "How often a service manager wants to hear that a daemon lives, in microseconds."),
+    read("WATCHDOG_PID", "The process that the service manager means by that, where it says so."),
     read("NO_COLOR", "Switches colours off when set to anything."),
     read("CLICOLOR_FORCE", "Switches colours on, terminal or not, when set to anything but `0`."),
 ];

@@ -8,6 +8,7 @@ pub mod environment;
 pub mod hocon;
 pub mod value;
 
+mod executor;
 mod load;
 mod typed;
 
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use crate::error::{Explain, Kind};
 use crate::secret::{Secret, is_secret_name, mask_userinfo};
 pub use environment::Environment;
+pub use executor::Executor;
 pub use typed::{Agent, Api, GitCredentials};
 use value::{Object, Value};
 

@@ -43,6 +43,10 @@ pub struct Agent {
     pub default_image: Option<String>,
     /// `default_docker.arguments` and those of `default_docker.image`, one argument each.
     pub default_arguments: Vec<String>,
+    /// `default_docker.update_back_task`: a run writes the default image into a task that names none.
+    pub write_default_image: bool,
+    /// `docker_force_pull`: what a tag names is asked anew, whatever a task's lock or this machine has.
+    pub force_pull: bool,
     /// `extra_docker_arguments`: the agent's own, one argument each.
     pub extra_docker_arguments: Vec<String>,
     /// `docker_args_extra_precedes_task`.
@@ -142,6 +146,8 @@ impl Config {
             worker_name: self.filled("agent.worker_name")?,
             default_image,
             default_arguments,
+            write_default_image: on("agent.default_docker.update_back_task", true)?,
+            force_pull: on("agent.docker_force_pull", false)?,
             extra_docker_arguments: self.words("agent.extra_docker_arguments")?,
             extra_arguments_precede_task: on("agent.docker_args_extra_precedes_task", true)?,
             protected_docker_arguments: self
@@ -222,7 +228,11 @@ impl Config {
         }
     }
 
-    fn number<T: std::str::FromStr>(&self, key: &str, expected: &'static str) -> Result<Option<T>, ConfigError> {
+    pub(super) fn number<T: std::str::FromStr>(
+        &self,
+        key: &str,
+        expected: &'static str,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.filled(key)? else { return Ok(None) };
         let error = |_| ConfigError::Value { key: key.to_owned(), expected, found: format!("`{text}`") };
         text.parse().map(Some).map_err(error)
@@ -244,7 +254,7 @@ impl Config {
     }
 
     /// A list of texts, each as it is.
-    fn list(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+    pub(super) fn list(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::List(items)) => {
@@ -322,6 +332,7 @@ mod tests {
         assert_eq!(agent.git_credentials.len(), 2);
         assert_eq!(agent.git_credentials[0].host.as_deref(), Some("h"));
         assert!(!agent.install_opencv_libraries);
+        assert!(agent.write_default_image && !agent.force_pull);
         assert_eq!(agent.git_ssh_port, Some(2222));
         assert_eq!(agent.forbidden_docker_arguments, ["entrypoint"]);
         assert_eq!(agent.lock_max_age, 86400);

@@ -4,17 +4,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Agent, Api};
+use crate::gpu;
 use crate::run::EngineKind;
+use crate::secret::Secret;
 
 /// What decides how any task is executed here, whichever verb asked.
 #[derive(Debug, Clone)]
 pub struct ExecutionSettings {
     /// What runs images.
     pub engine: EngineKind,
-    /// `--docker "image args"`, as it was given: passed on to the build.
+    /// `--docker "image args"` or `--podman "image args"`, as it was given: passed on to the build as `--docker`. Empty:
+    /// the flag without a value.
     pub docker: Option<String>,
     /// Which GPUs.
-    pub gpus: GpuChoice,
+    pub gpus: gpu::Ask,
     /// Run only tasks that name an image made of them (`--prebuilt-only`).
     pub prebuilt_only: bool,
     /// How often a task is tried again after the machinery failed it, not its program (`--retries`).
@@ -27,27 +30,20 @@ pub struct ExecutionSettings {
     pub spool_bytes: u64,
     /// `CLEARML_LOG_LEVEL` of programs, where it was given.
     pub log_level: Option<String>,
+    /// `PYTHONOPTIMIZE` of programs (`-O`); zero leaves it unset.
+    pub optimize: u8,
     /// Where runs are journalled: `AGENT_STATE_DIR`, else `$XDG_STATE_HOME/agent`, else `~/.local/state/agent`.
     pub state: PathBuf,
     /// The configuration file that is in use, for processes that are started.
     pub config_file: Option<PathBuf>,
+    /// Variables for builds that are started, which say what flags said: git credentials. Never on a command line.
+    pub build_environment: Vec<(&'static str, Secret)>,
     /// The server and its credentials.
     pub api: Api,
     /// The `agent` section.
     pub agent: Agent,
-}
-
-/// `--gpus`, `--cpu-only`, or neither.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GpuChoice {
-    /// Neither: all there are.
-    Unsaid,
-    /// `--cpu-only`, `--gpus none`.
-    None,
-    /// `--gpus all`.
-    All,
-    /// `--gpus 0,1`, ranges undone: indices, `0:1` for instances, UUIDs.
-    These(Vec<String>),
+    /// Flags without effect, for people.
+    pub notes: Vec<String>,
 }
 
 /// How long a phase may take, and how long it may go without any progress.
@@ -90,6 +86,48 @@ pub struct DaemonSettings {
     pub metrics: Option<std::net::SocketAddr>,
     /// How many images are built ahead of a free slot; zero switches it off.
     pub ahead: usize,
+    /// Whether tasks' console lines are shown, too (`--foreground`).
+    pub show_console: bool,
+    /// The log of a daemon in the background, which this process is then.
+    pub background_log: Option<PathBuf>,
+}
+
+/// What `agent daemon` was asked for.
+#[derive(Debug, Clone)]
+pub enum DaemonAsk {
+    /// To serve queues.
+    Serve(Box<DaemonSettings>),
+    /// To serve queues in the background.
+    Detach(Box<DaemonSettings>),
+    /// To stop daemons of this machine.
+    Stop(StopSettings),
+    /// To show them; where their state is.
+    Status(PathBuf),
+}
+
+/// Which daemons of this machine are to be stopped, and how.
+#[derive(Debug, Clone)]
+pub struct StopSettings {
+    /// Where their state is.
+    pub state: PathBuf,
+    /// Which.
+    pub which: Which,
+    /// Whether they finish what runs first.
+    pub drain: bool,
+}
+
+/// Which daemons are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Those of these worker ids.
+    Named(Vec<String>),
+    /// The one that was started with flags like these.
+    Like {
+        /// What its worker id is made of.
+        identity: super::instances::Identity,
+        /// The queues it serves, where they were named.
+        queues: Vec<String>,
+    },
 }
 
 /// A queue as it was named.
@@ -128,4 +166,3 @@ pub struct ExecuteSettings {
     /// Where the program's output is also written.
     pub log_file: Option<PathBuf>,
 }
-

@@ -36,8 +36,14 @@ pub struct ContainerState {
     pub id: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether it was never started.
+    pub created: bool,
     /// Whether it runs now.
     pub running: bool,
+    /// When it was last started.
+    pub started: Option<jiff::Timestamp>,
+    /// When it ended.
+    pub finished: Option<jiff::Timestamp>,
     /// Its exit code, once it has run and ended.
     pub exit_code: Option<i64>,
     /// Whether the kernel killed it for memory.
@@ -208,16 +214,24 @@ fn gone_is_done(result: Result<(), BollardError>) -> Result<(), BollardError> {
     }
 }
 
+/// A time as engines write it; the year 1 stands for never.
+pub(super) fn moment(text: Option<&str>) -> Option<jiff::Timestamp> {
+    text.filter(|it| !it.starts_with("0001-"))?.parse().ok()
+}
+
 fn state(found: models::ContainerInspectResponse) -> ContainerState {
     let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
     let state = found.state.unwrap_or_default();
-    let ended = state.finished_at.as_deref().is_some_and(|it| !it.starts_with("0001-"));
+    let (started, finished) = (moment(state.started_at.as_deref()), moment(state.finished_at.as_deref()));
     let running = state.running.unwrap_or_default();
     ContainerState {
         id: found.id.unwrap_or_default(),
         labels: labels.into_iter().collect(),
+        created: state.status == Some(models::ContainerStateStatusEnum::CREATED),
         running,
-        exit_code: state.exit_code.filter(|_| ended && !running),
+        started,
+        finished,
+        exit_code: state.exit_code.filter(|_| finished.is_some() && !running),
         oom_killed: state.oom_killed.unwrap_or_default(),
         error: state.error.filter(|it| !it.is_empty()),
     }

@@ -114,6 +114,15 @@ impl Docker {
         Ok(!status.any(|it| it.starts_with("io.containerd.snapshotter")))
     }
 
+    /// Whether the engine reads CDI specifications.
+    ///
+    /// # Errors
+    /// [`EngineError`] when it does not answer.
+    pub async fn reads_cdi(&self) -> Result<bool, EngineError> {
+        let info = self.client.info().await.map_err(|error| self.refused("tell of itself", error))?;
+        Ok(info.cdi_spec_dirs.is_some_and(|it| !it.is_empty()))
+    }
+
     /// The image of that name or id, `None` when there is none.
     ///
     /// # Errors

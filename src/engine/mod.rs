@@ -2,19 +2,22 @@
 //!
 //! [`Docker`] speaks the Engine API of whatever [`Endpoint`] says (socket, TCP, TLS; `DOCKER_HOST` and contexts as the
 //! `docker` program reads them). Requests carry no API version, so that a daemon answers in its own newest one.
-//! [`Podman`] is its program, plus the same API for containers on a service started for the purpose.
+//! [`Podman`] is its program, plus the same API for containers on a service started for the purpose; [`Libpod`] is its
+//! own API, which alone knows CDI in every version.
 //! Secrets (environment values) go through the API, never through another program's arguments.
 //! This module does not know our images; it moves archives and asks questions.
 
 pub mod container;
 pub mod docker;
 pub mod endpoint;
+pub mod libpod;
 pub mod podman;
 pub mod spec;
 
 pub use container::{ContainerState, LogChunk, Output};
 pub use docker::{Docker, EngineImage};
 pub use endpoint::Endpoint;
+pub use libpod::Libpod;
 pub use podman::{Podman, Service};
 pub use spec::{Bind, ContainerSpec, DeviceRequest};
 
@@ -90,6 +93,24 @@ pub enum EngineError {
         /// What it printed.
         message: String,
     },
+}
+
+impl EngineError {
+    /// Whether the engine is away, or on its way down or up: what was asked may be asked again later.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Answer { .. } => true,
+            Self::Refused { status, .. } => *status == 0 || *status >= 500,
+            _ => false,
+        }
+    }
+
+    /// Whether it was not heard at all: what was asked may or may not have been done.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
 }
 
 impl Explain for EngineError {

@@ -169,7 +169,7 @@ impl Podman {
         let began = Instant::now();
         loop {
             let Err(error) = std::os::unix::net::UnixStream::connect(socket) else {
-                return Ok(Service { _group: group, address });
+                return Ok(Service { group, address });
             };
             if group.try_wait().is_ok_and(|it| it.is_some()) {
                 let said = fs::read_to_string(&said).unwrap_or_default();
@@ -215,11 +215,16 @@ fn failed(command: &str, message: &str) -> EngineError {
 /// Podman's API on a socket of ours; ends when dropped.
 #[derive(Debug)]
 pub struct Service {
-    _group: Group,
+    group: Group,
     address: String,
 }
 
 impl Service {
+    /// Whether it has not ended, as it does by itself when nobody asks.
+    pub fn is_up(&mut self) -> bool {
+        self.group.try_wait().is_ok_and(|it| it.is_none())
+    }
+
     /// A connection to it.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bollard::models;
 
+mod libpod;
+
 use crate::secret::Secret;
 
 /// What a container is made of. Empty and `None` mean the image's or the engine's own default.
@@ -73,6 +75,8 @@ pub struct ContainerSpec {
     pub device_requests: Vec<DeviceRequest>,
     /// Seconds between TERM and KILL when it is stopped.
     pub stop_timeout: Option<u32>,
+    /// The signal that stops it (`SIGTERM`), in place of the image's own.
+    pub stop_signal: Option<String>,
 }
 
 /// A directory or file of the engine's machine in a container.
@@ -111,9 +115,15 @@ pub(super) fn body(spec: &ContainerSpec) -> models::ContainerCreateBody {
         exposed_ports: filled(spec.ports.keys().cloned().collect()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         stop_timeout: spec.stop_timeout.map(i64::from),
+        stop_signal: spec.stop_signal.clone(),
         host_config: Some(host_config(spec)),
         ..models::ContainerCreateBody::default()
     }
+}
+
+/// The request that creates it, as Podman's own API has it (`SpecGenerator`); what it does not take is named.
+pub(super) fn libpod_body(spec: &ContainerSpec) -> Result<serde_json::Value, String> {
+    libpod::body(spec)
 }
 
 fn host_config(spec: &ContainerSpec) -> models::HostConfig {

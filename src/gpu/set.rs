@@ -1,5 +1,7 @@
 //! The devices a run may see: resolved once, translated by each engine.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The devices a run may see, and no others. Empty: none, which is hidden from the run whatever its image says.
@@ -34,6 +36,37 @@ impl GpuSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    /// As it stands in worker ids, after the worker's name: `gpu0,1`, `gpu0.1` for an instance, `cpu` for none.
+    #[must_use]
+    pub fn worker_part(&self) -> String {
+        if self.is_empty() {
+            return "cpu".to_owned();
+        }
+        let names: Vec<String> = self.devices.iter().map(|it| it.short().replace(':', ".")).collect();
+        format!("gpu{}", names.join(","))
+    }
+
+    /// The value of `NVIDIA_VISIBLE_DEVICES`: UUIDs, which mean the same wherever they are read. For none it is `void`:
+    /// NVIDIA's runtime then leaves the container alone, while `none` still brings the driver's files.
+    #[must_use]
+    pub fn visible_devices(&self) -> String {
+        if self.is_empty() {
+            return "void".to_owned();
+        }
+        self.devices.iter().map(GpuDevice::id).collect::<Vec<_>>().join(",")
+    }
+
+    /// Variables of a run that sees these devices and no others, over what its image says. For none, CUDA is told so too:
+    /// a run with all privileges sees every device node.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut env = BTreeMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), self.visible_devices())]);
+        if self.is_empty() {
+            env.insert("CUDA_VISIBLE_DEVICES".to_owned(), String::new());
+        }
+        env
     }
 }
 

@@ -1,4 +1,5 @@
-//! What the program prints: passed on as it comes, and kept line by line for the server.
+//! What the program prints: passed on as it comes, and kept line by line for the server; under an executor also byte for
+//! byte where it mounts a spool.
 //!
 //! A thread of its own reads both pipes, because writing to our own output may block for as long as nobody reads it,
 //! and signals and the server must not wait for that.
@@ -15,7 +16,7 @@ use fs_err as fs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clearml::events::{Level, Line};
-use crate::spool::Spool;
+use crate::spool::{OutputWriter, Spool};
 
 /// How long a line without an end waits for it.
 const UNFINISHED: Duration = Duration::from_secs(5);
@@ -92,14 +93,14 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Starts to read both pipes.
-    pub(super) fn start(pipes: (OwnedFd, OwnedFd), recorder: &Arc<Recorder>) -> Self {
+    /// Starts to read both pipes. What comes is also kept in `copy`, where there is one.
+    pub(super) fn start(pipes: (OwnedFd, OwnedFd), recorder: &Arc<Recorder>, copy: Option<OutputWriter>) -> Self {
         let finish = Arc::new(AtomicBool::new(false));
         let (stop, recorder) = (Arc::clone(&finish), Arc::clone(recorder));
         let thread = std::thread::spawn(move || {
             let output = Stream::new(pipes.0, Target::Output);
             let errors = Stream::new(pipes.1, Target::Errors);
-            pump([output, errors], &recorder, &stop);
+            pump([output, errors], &recorder, copy, &stop);
         });
         Self { finish, thread }
     }
@@ -136,7 +137,7 @@ impl Stream {
     }
 
     /// Takes what there is: passes it on and records what is whole.
-    fn take(&mut self, buffer: &mut [u8], recorder: &Recorder) {
+    fn take(&mut self, buffer: &mut [u8], recorder: &Recorder, copy: &mut Option<OutputWriter>) {
         let Some(file) = &mut self.file else { return };
         let size = match file.read(buffer) {
             Ok(0) => 0,
@@ -150,6 +151,10 @@ impl Stream {
             return;
         }
         self.pass_on(&buffer[..size]);
+        if let Some(Err(error)) = copy.as_mut().map(|it| it.write(&buffer[..size])) {
+            super::tell(&format!("agent: warning: the output is not kept on this machine any more: {error}\n"));
+            *copy = None;
+        }
         let mut rest = &buffer[..size];
         while let Some(end) = rest.iter().position(|it| *it == b'\n') {
             self.unfinished.extend_from_slice(&rest[..end]);
@@ -194,13 +199,13 @@ impl Stream {
     }
 }
 
-fn pump(mut streams: [Stream; 2], recorder: &Recorder, finish: &AtomicBool) {
+fn pump(mut streams: [Stream; 2], recorder: &Recorder, mut copy: Option<OutputWriter>, finish: &AtomicBool) {
     let mut buffer = vec![0; 16 * 1024];
     while streams.iter().any(|it| it.file.is_some()) {
         let ready = readable(&streams);
         let quiet = !ready.contains(&true);
         for (stream, _) in streams.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            stream.take(&mut buffer, recorder);
+            stream.take(&mut buffer, recorder, &mut copy);
         }
         for stream in &mut streams {
             if stream.since.elapsed() > UNFINISHED {
@@ -240,7 +245,7 @@ fn clean(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::Owner;
+    use crate::spool::{OutputReader, Owner};
 
     #[test]
     fn of_a_progress_bar_the_last_state_is_kept() {
@@ -257,6 +262,7 @@ mod tests {
         let owner = Owner { task: "t".to_owned(), worker: "w".to_owned() };
         let spool = Arc::new(Mutex::new(Spool::open(dir.path(), owner, 1 << 24).unwrap()));
         let recorder = Recorder::new(Keep::Spool(Arc::clone(&spool)));
+        let mut copy = Some(OutputWriter::open(dir.path(), 1 << 24).unwrap());
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let mut stream = Stream::new(reader, Target::Nowhere);
         let mut writer = std::fs::File::from(writer);
@@ -265,11 +271,17 @@ mod tests {
         for bytes in [b"one\nt\xc3".as_slice(), b"\xa4w\n", long.as_bytes(), b"\nlast"] {
             for piece in bytes.chunks(8192) {
                 writer.write_all(piece).unwrap();
-                stream.take(&mut [0; 8192], &recorder);
+                stream.take(&mut [0; 8192], &recorder, &mut copy);
             }
         }
         drop(writer);
-        stream.take(&mut [0; 64], &recorder);
+        stream.take(&mut [0; 64], &recorder, &mut copy);
+        let mut kept = Vec::new();
+        let mut reader = OutputReader::new(dir.path());
+        while let Some(piece) = reader.next().unwrap() {
+            kept.extend(piece.bytes);
+        }
+        assert!(kept == format!("one\ntäw\n{long}\nlast").into_bytes(), "the copy differs");
         let batch = spool.lock().unwrap().next(usize::MAX).unwrap().unwrap();
         let lengths: Vec<usize> = batch.lines.iter().map(|it| it.msg.chars().count()).collect();
         assert_eq!(lengths[..2], [4, 4]);

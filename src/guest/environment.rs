@@ -14,6 +14,7 @@ pub(super) type Variables = BTreeMap<OsString, OsString>;
 
 /// Ours alone; of no use to a program, and misleading to another of us that it may start.
 const REMOVED: &[&str] = &[
+    "AGENT_ENVIRONMENT",
     "AGENT_EXECUTOR",
     "AGENT_FORCE",
     "AGENT_JOURNAL",
@@ -22,12 +23,15 @@ const REMOVED: &[&str] = &[
     "AGENT_REPORT_TIMEOUT",
     "AGENT_ROOT",
     "AGENT_SPOOL",
+    "AGENT_SPOOL_BYTES",
+    "AGENT_STOP_GRACE",
     "CLEARML_APT_INSTALL",
 ];
 
 /// What any program gets: the container's variables, those the task asks for, the Python environment in front.
 pub(super) fn common(settings: &Settings) -> Variables {
     let mut variables: Variables = std::env::vars_os().collect();
+    variables.extend(settings.lent.iter().map(|(name, value)| (name.into(), value.reveal().into())));
     for name in REMOVED {
         variables.remove(&OsString::from(name));
     }

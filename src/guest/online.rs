@@ -20,7 +20,7 @@ use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::http::Retry;
 use crate::launch::Mode;
-use crate::spool::{Owner, Spool, drain};
+use crate::spool::{OutputWriter, Owner, Spool, drain};
 
 mod watch;
 
@@ -31,12 +31,10 @@ const RETRY: Retry =
     Retry { attempts: 4, pause: Duration::from_millis(400), longest: Duration::from_secs(3), heard: true };
 /// How often waiting lines are sent.
 const LINES: Duration = Duration::from_secs(2);
-/// Room for lines that wait, in bytes.
-const SPOOL: u64 = 64 << 20;
 /// A task whose worker said nothing for so long is nobody's: the server itself counts so when a task is to be stopped.
 const SILENT: i64 = 600;
-/// Docker kills us this long after it asked us to end; a second is kept for ending.
-const ASKED: Duration = Duration::from_secs(9);
+/// What is kept of the time between being asked to end and being killed for ending.
+const ENDING: Duration = Duration::from_secs(1);
 /// How long lines may take of that.
 const LAST_LINES: Duration = Duration::from_millis(1500);
 
@@ -66,7 +64,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
         () = signals.asked_to_end() => return Err(GuestError::Interrupted),
     };
     let id = text(&task, "id");
-    let (keep, spool) = open_spool(settings, &id);
+    let (keep, spool, copy) = open_spool(settings, &id);
     let recorder = Recorder::new(keep);
     let run = Run { settings, client, id, recorder, spool, message: tasks::changed_by(&settings.worker) };
     let started = tokio::select! {
@@ -74,7 +72,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
         () = signals.asked_to_end() => Err(GuestError::Interrupted),
     };
     let outcome = match started {
-        Ok(()) => run.to_the_end(&mut signals).await,
+        Ok(()) => run.to_the_end(&mut signals, copy).await,
         Err(error) => Err(error),
     };
     if let Err(error) = &outcome
@@ -89,7 +87,13 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
 /// The task that will run: the recorded one or its clone.
 async fn take(settings: &Settings, client: &Client) -> Result<Value, GuestError> {
     let wanted = settings.task.as_deref().ok_or(GuestError::NoTask)?;
-    let task = tasks::find(client, wanted).await?;
+    let task = match tasks::find(client, wanted).await {
+        // The executor has taken it, and the program may start while the server is away for a while.
+        Err(error) if error.is_passing() && settings.executor && settings.set.is_empty() => {
+            return Ok(json!({ "id": wanted, "name": settings.launch.name }));
+        }
+        found => found?,
+    };
     if settings.mode == Mode::CloneTask {
         let name = format!("Clone of {}", text(&task, "name"));
         let id = tasks::clone(client, &text(&task, "id"), &name).await?;
@@ -117,19 +121,21 @@ fn busy(task: &Value) -> GuestError {
     GuestError::Busy { task: text(task, "id"), status: text(task, "status").replace('_', " "), worker }
 }
 
-fn open_spool(settings: &Settings, id: &str) -> (Keep, Option<Arc<Mutex<Spool>>>) {
+fn open_spool(settings: &Settings, id: &str) -> (Keep, Option<Arc<Mutex<Spool>>>, Option<OutputWriter>) {
     let owner = Owner { task: id.to_owned(), worker: settings.worker.clone() };
     for directory in &settings.spools {
         // What an executor mounts is this run's alone; elsewhere a container may have run another task before.
         let mounted = settings.environment.get("AGENT_SPOOL").is_some_and(|it| Path::new(it) == directory);
         let directory: PathBuf = if mounted { directory.clone() } else { directory.join(id) };
-        if let Ok(spool) = Spool::open(&directory, owner.clone(), SPOOL) {
+        if let Ok(spool) = Spool::open(&directory, owner.clone(), settings.spool_bytes) {
             let spool = Arc::new(Mutex::new(spool));
-            return (Keep::Spool(Arc::clone(&spool)), Some(spool));
+            let copied = mounted && settings.executor;
+            let copy = copied.then(|| OutputWriter::open(&directory, settings.spool_bytes).ok()).flatten();
+            return (Keep::Spool(Arc::clone(&spool)), Some(spool), copy);
         }
     }
     super::tell("agent: warning: no directory is writable: the console is not sent to the server\n");
-    (Keep::Nowhere, None)
+    (Keep::Nowhere, None, None)
 }
 
 impl Run<'_> {
@@ -165,10 +171,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn to_the_end(&self, signals: &mut Signals) -> Result<Ended, GuestError> {
+    async fn to_the_end(&self, signals: &mut Signals, copy: Option<OutputWriter>) -> Result<Ended, GuestError> {
         let program = Program::of_task(&self.settings.launch, environment::task(self.settings, &self.id));
         let mut child = program.start()?;
-        let console = child.pipes.take().map(|it| Console::start(it, &self.recorder));
+        let console = child.pipes.take().map(|it| Console::start(it, &self.recorder, copy));
         let (wish, mut wishes) = mpsc::channel(1);
         let subject = Subject {
             client: self.client.clone(),
@@ -182,7 +188,7 @@ impl Run<'_> {
             tokio::spawn(watch::keep_alive(subject.clone())),
             tokio::spawn(send_lines(self.spool.clone(), self.client.clone())),
         ];
-        let ended = supervise(&child, signals, &mut wishes).await;
+        let ended = supervise(&child, signals, &mut wishes, self.settings.grace).await;
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(console) = console {
             console.finish(LEFT_OPEN).await;
@@ -198,15 +204,16 @@ impl Run<'_> {
     async fn finish(&self, ended: Ended, verdict: Option<&Verdict>, signals: &mut Signals) {
         let last = Last::of(ended, verdict);
         self.recorder.record(last.level(), &last.line());
+        let asked = self.asked();
         let deadline = match ended.cause {
-            Cause::Asked(at) => at + ASKED,
+            Cause::Asked(at) => at + asked,
             // What waits then is the executor's to send.
-            _ if self.settings.executor => Instant::now() + ASKED,
+            _ if self.settings.executor => Instant::now() + asked,
             _ => Instant::now() + self.settings.patience,
         };
         let reported = tokio::select! {
             reported = self.report(&last, deadline) => reported,
-            () = signals.asked_to_end() => self.report(&last, Instant::now() + ASKED - LAST_LINES).await,
+            () = signals.asked_to_end() => self.report(&last, Instant::now() + asked - LAST_LINES).await,
         };
         if let Err(error) = reported {
             let what = if self.settings.executor { "the last lines were" } else { "the last lines or the status were" };
@@ -255,7 +262,12 @@ impl Run<'_> {
             GuestError::Interrupted => Last::Stopped("user abort"),
             _ => Last::Failed(i32::from(error.exit_code())),
         };
-        let _ = self.report(&last, Instant::now() + ASKED - LAST_LINES).await;
+        let _ = self.report(&last, Instant::now() + self.asked() - LAST_LINES).await;
+    }
+
+    /// How long we have once we are asked to end.
+    fn asked(&self) -> Duration {
+        self.settings.grace.saturating_sub(ENDING).max(LAST_LINES)
     }
 
     fn change<'b>(&'b self, reason: &'b str, force: bool) -> Change<'b> {

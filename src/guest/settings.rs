@@ -1,5 +1,6 @@
 //! What the image, the command line and the environment say, merged once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,12 +13,17 @@ use crate::clearml::{Login, Server};
 use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::launch::{self, Launch, Mode};
+use crate::secret::Secret;
 
 /// Where a clearml.conf may be mounted, besides the user's home and what `CLEARML_CONFIG_FILE` names.
 const CONFIGURATIONS: &[&str] =
     &["/clearml.conf", "/opt/agent/clearml.conf", "/root/clearml.conf", "/etc/clearml.conf", "/tmp/clearml.conf"];
 /// How long a finished program's last lines and status wait for a server that is away.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Docker kills us this long after it asked us to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// Room for lines that wait, in bytes.
+const SPOOL: u64 = 64 << 20;
 
 /// Everything a run needs to know.
 #[derive(Debug, Clone)]
@@ -47,6 +53,12 @@ pub(super) struct Settings {
     pub(super) passing_journals: Vec<PathBuf>,
     /// How long to wait for the server at the end.
     pub(super) patience: Duration,
+    /// How long we have between being asked to end and being killed.
+    pub(super) grace: Duration,
+    /// Room for lines that wait, and for the copy of the output, in bytes.
+    pub(super) spool_bytes: u64,
+    /// Variables that came in a file, which count before the container's own.
+    pub(super) lent: BTreeMap<String, Secret>,
     pub(super) environment: Environment,
 }
 
@@ -79,11 +91,15 @@ impl Settings {
     }
 
     fn new(launch: Launch, record: Value, environment: Environment) -> Result<Self, GuestError> {
+        let lent = lent(&environment)?;
+        let pairs = lent.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+        let environment = environment.with(pairs);
         let named = |variable: &str| environment.get(variable).map(PathBuf::from);
         let passing =
             |below: &str| [launch::SPOOL, "/dev/shm", "/tmp", "/run", "/var/tmp"].map(|it| Path::new(it).join(below));
         let mounted = Some(PathBuf::from(launch::JOURNAL)).filter(|it| it.is_dir());
-        let patience = environment.get("AGENT_REPORT_TIMEOUT").and_then(|it| it.parse().ok());
+        let number = |variable: &str| environment.get(variable).and_then(|it| it.parse::<u64>().ok());
+        let patience = number("AGENT_REPORT_TIMEOUT");
         Ok(Self {
             mode: launch.mode,
             task: launch.task.clone(),
@@ -97,6 +113,9 @@ impl Settings {
             journals: named("AGENT_JOURNAL").into_iter().chain(mounted).collect(),
             passing_journals: passing("offline").to_vec(),
             patience: patience.map_or(PATIENCE, Duration::from_secs),
+            grace: number("AGENT_STOP_GRACE").map_or(GRACE, Duration::from_secs),
+            spool_bytes: number("AGENT_SPOOL_BYTES").unwrap_or(SPOOL),
+            lent,
             launch,
             record,
             environment,
@@ -136,6 +155,15 @@ impl Settings {
         let set = |wanted: &str| self.set.iter().any(|(section, name, _)| format!("{section}/{name}") == wanted);
         self.launch.secret_parameters.iter().map(String::as_str).filter(|it| !set(it)).collect()
     }
+}
+
+/// The variables in the file that `AGENT_ENVIRONMENT` names.
+fn lent(environment: &Environment) -> Result<BTreeMap<String, Secret>, GuestError> {
+    let Some(path) = environment.get("AGENT_ENVIRONMENT") else { return Ok(BTreeMap::new()) };
+    let bytes = fs::read(path).map_err(|source| GuestError::Image { path: path.to_owned(), source })?;
+    let document = |why: serde_json::Error| GuestError::Document { path: path.to_owned(), why: why.to_string() };
+    let texts: BTreeMap<String, String> = serde_json::from_slice(&bytes).map_err(document)?;
+    Ok(texts.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
 }
 
 /// The launch document of this image.

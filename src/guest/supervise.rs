@@ -13,9 +13,8 @@ use super::child::{Child, End, Program};
 use super::environment;
 use super::settings::Settings;
 
-/// How long a program that was asked to end is given. Docker kills us after ten seconds: what is left is for the last
-/// lines and the status.
-const GRACE: Duration = Duration::from_secs(6);
+/// How long before we are killed ourselves a program that was asked to end is killed: for the last lines and the status.
+const FAREWELL: Duration = Duration::from_secs(4);
 
 /// Signals that are passed on and mean nothing to us.
 const PASSED_ON: &[Signal] = &[Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT, Signal::TSTP, Signal::ALARM];
@@ -80,8 +79,10 @@ impl Signals {
     }
 }
 
-/// Waits for a program's end. Each message of `stop` is a wish of the server to end it.
-pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut Receiver<()>) -> Ended {
+/// Waits for a program's end. Each message of `stop` is a wish of the server to end it; `grace` is what we have between
+/// being asked to end and being killed.
+pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut Receiver<()>, grace: Duration) -> Ended {
+    let grace = grace.saturating_sub(FAREWELL).max(Duration::from_secs(1));
     let mut cause = Cause::Itself;
     let mut kill_at: Option<Instant> = None;
     let mut wishes = true;
@@ -108,7 +109,7 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
                 // The second time means it.
                 let again = matches!(cause, Cause::Asked(_)) && kill_at.is_some();
                 child.signal(if again { Signal::KILL } else { Signal::TERM });
-                kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                kill_at.get_or_insert_with(|| Instant::now() + grace);
                 cause = asked(cause);
             }
             _ = signals.interrupt.recv() => { child.signal(Signal::INT); cause = asked(cause); }
@@ -118,7 +119,7 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
             wish = stop.recv(), if wishes => match wish {
                 Some(()) => {
                     child.signal(Signal::TERM);
-                    kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                    kill_at.get_or_insert_with(|| Instant::now() + grace);
                     if cause == Cause::Itself {
                         cause = Cause::Server;
                     }
@@ -147,5 +148,5 @@ pub(super) async fn command(settings: &Settings, words: &[String]) -> Result<End
     let mut signals = Signals::listen()?;
     let child = program.start()?;
     let (_sender, mut stop) = tokio::sync::mpsc::channel(1);
-    Ok(supervise(&child, &mut signals, &mut stop).await)
+    Ok(supervise(&child, &mut signals, &mut stop, settings.grace).await)
 }

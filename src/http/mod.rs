@@ -36,6 +36,8 @@ pub struct Options {
     pub total: Option<Duration>,
     /// Whether redirects are followed (at most ten).
     pub redirects: bool,
+    /// The Unix socket that all requests go to, whatever host they name.
+    pub socket: Option<std::path::PathBuf>,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             read: Some(Duration::from_secs(60)),
             total: None,
             redirects: true,
+            socket: None,
         }
     }
 }
@@ -71,6 +74,9 @@ pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
         .no_proxy();
     for proxy in proxies(&|name| std::env::var(name).ok())? {
         builder = builder.proxy(proxy);
+    }
+    if let Some(socket) = &options.socket {
+        builder = builder.unix_socket(socket.clone());
     }
     if let Some(read) = options.read {
         builder = builder.read_timeout(read);

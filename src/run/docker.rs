@@ -9,6 +9,10 @@ use std::future::Future;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+mod engine;
+
+pub use engine::DockerEngine;
+
 use super::listen::Listening;
 use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk, Output};
 use crate::sandbox::lend;
@@ -46,9 +50,13 @@ impl std::fmt::Debug for DockerRun {
 /// Lends the host's proxies and certificates to a container on this machine; what it sets itself stays. A remote engine
 /// has files and a network of its own.
 pub fn lend_host(docker: &Docker, spec: &mut ContainerSpec) {
-    if !docker.endpoint().starts_with("unix://") {
-        return;
+    if docker.is_local() {
+        lend_to(spec);
     }
+}
+
+/// The same for a container that is known to be on this machine.
+pub(super) fn lend_to(spec: &mut ContainerSpec) {
     for (name, value) in lend::proxies() {
         spec.env.entry(name).or_insert_with(|| Secret::new(value));
     }

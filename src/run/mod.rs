@@ -1,11 +1,74 @@
 //! Running a finished image: an implementation per engine.
+//!
+//! `agent run` attends its run itself, hands on its output and leaves nothing. The executor's runs outlive whoever started
+//! them: they are named by a [`RunId`] and asked for through an [`Engine`], made by [`engine_of`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::engine::{ContainerSpec, Docker, Libpod, Podman};
+use crate::error::Failure;
+use crate::gpu::GpuSet;
+use crate::registry;
+use crate::report::SharedReporter;
+use crate::secret::Secret;
 
 pub mod arguments;
+mod cgroup;
+mod containers;
 pub mod docker;
 pub mod engine;
 mod listen;
+pub mod monitor;
 pub mod native;
+pub mod podman;
 pub mod spec;
 
+pub use containers::ContainersError;
 pub use engine::{Engine, EngineKind};
 pub use spec::{Found, Outcome, RunId, RunImage, RunSpec};
+
+/// What engines stand on.
+#[derive(Clone)]
+pub struct Ground {
+    /// Where each run has a directory named by its id: native runs are found there.
+    pub runs: PathBuf,
+    /// The store, which has the images of native runs. Opened only while it is used.
+    pub store: PathBuf,
+    /// Registries, for layers of native runs that the store does not have.
+    pub registry: registry::Client,
+    /// Podman's service (`CONTAINER_HOST`); without one it is started.
+    pub container_host: Option<String>,
+    /// Whether the host's proxies and certificates are lent to runs.
+    pub lends: bool,
+    /// Hears what is unpacked, and what a run asks for that its engine cannot do.
+    pub reporter: SharedReporter,
+}
+
+/// An engine that can run images here, tried.
+///
+/// # Errors
+/// It does not answer, or nothing can be run natively on this machine.
+pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engine>, Failure> {
+    Ok(match kind {
+        EngineKind::Docker => {
+            let docker = Docker::connect_default()?;
+            docker.ping().await?;
+            Arc::new(docker::DockerEngine::new(docker, ground.lends))
+        }
+        EngineKind::Podman => {
+            let podman = match &ground.container_host {
+                Some(host) => Libpod::connect(host)?,
+                None => Libpod::of_ours(Podman::default())?,
+            };
+            podman.ping().await?;
+            Arc::new(podman::PodmanEngine::new(podman, ground.lends))
+        }
+        EngineKind::Native => Arc::new(native::NativeEngine::open(ground).await?),
+    })
+}
+
+/// Tells a container which GPUs are its own, whatever its image says, where a hook or a runtime gives them by variables.
+fn tell_gpus(spec: &mut ContainerSpec, gpus: &GpuSet) {
+    spec.env.extend(gpus.environment().into_iter().map(|(name, value)| (name, Secret::new(value))));
+}

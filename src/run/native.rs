@@ -5,28 +5,40 @@
 //! on disk ends with it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Explain, Kind};
 use crate::report::Reporter;
-use crate::sandbox::{Bind, Guest, LayerBlob, Process, Sandbox, SandboxError};
+use crate::sandbox::{Bind, Guest, LayerBlob, Limit, Process, Sandbox, SandboxError};
 use crate::store::Store;
+
+mod account;
+mod engine;
+mod translate;
+
+use account::Account;
+pub use engine::{NativeEngine, NativeRunError};
 
 /// How long a run may take to end after it was asked to: the in-image process reports to the server meanwhile.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What is run.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct NativeSpec {
     /// All layers of the image, bottom first, their blobs in the store.
     pub layers: Vec<LayerBlob>,
     /// The image configuration (image-spec).
     pub config: Value,
+    /// In place of the image's `Entrypoint` and `Cmd`.
+    pub entrypoint: Option<Vec<String>>,
     /// Arguments in place of the image's `Cmd`; the image's own when empty.
     pub arguments: Vec<String>,
     /// Variables on top of the image's own; may hold secrets.
@@ -39,6 +51,33 @@ pub struct NativeSpec {
     pub read_only: bool,
     /// Host name inside.
     pub hostname: String,
+    /// Working directory in place of the image's own.
+    pub directory: Option<String>,
+    /// Further groups of the program.
+    pub groups: Vec<u32>,
+    /// Whether the run is kept from the host's network.
+    pub offline: bool,
+    /// Whether the host's proxies and certificates are kept from it.
+    pub alone: bool,
+    /// Empty directories in memory: path and mount options.
+    pub tmpfs: Vec<(String, String)>,
+    /// Symbolic links to make: path and what it says.
+    pub links: Vec<(String, String)>,
+    /// Directories for the end of `LD_LIBRARY_PATH`.
+    pub libraries: Vec<String>,
+    /// Room of /dev/shm in bytes.
+    pub shm: Option<u64>,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// Directory of the control group that all of it runs in.
+    pub group: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for NativeSpec {
+    // Values of the environment may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NativeSpec").field("layers", &self.layers).field("binds", &self.binds).finish_non_exhaustive()
+    }
 }
 
 /// Why an image cannot be run natively.
@@ -106,8 +145,10 @@ pub fn start(
         list.filter_map(|it| it.as_str().map(str::to_owned)).collect()
     };
     let text = |name: &str| spec.config["config"][name].as_str().unwrap_or_default().to_owned();
-    let mut argv = words("Entrypoint");
-    argv.extend(if spec.arguments.is_empty() { words("Cmd") } else { spec.arguments.clone() });
+    let mut argv = spec.entrypoint.clone().unwrap_or_else(|| words("Entrypoint"));
+    // Another entry point makes no sense of the image's own command.
+    let own = spec.arguments.is_empty() && spec.entrypoint.is_none();
+    argv.extend(if own { words("Cmd") } else { spec.arguments.clone() });
     if argv.is_empty() {
         return Err(NativeError::NoCommand);
     }
@@ -121,22 +162,41 @@ pub fn start(
         env.insert("HOSTNAME".to_owned(), spec.hostname.clone());
     }
     env.extend(spec.env.clone());
+    if !spec.libraries.is_empty() {
+        // Last, so that an image's own choice stands.
+        let own = env.get("LD_LIBRARY_PATH").filter(|it| !it.is_empty()).into_iter();
+        let path = own.chain(&spec.libraries).cloned().collect::<Vec<_>>().join(":");
+        env.insert("LD_LIBRARY_PATH".to_owned(), path);
+    }
+    let directory = spec.directory.clone().unwrap_or_else(|| text("WorkingDir"));
     let guest = Guest {
         argv,
         env,
-        directory: Some(text("WorkingDir")).filter(|it| !it.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        directory: Some(directory).filter(|it| !it.is_empty()).unwrap_or_else(|| "/".to_owned()),
         user: account.ids,
-        groups: account.groups,
+        groups: account.groups.into_iter().chain(spec.groups.iter().copied()).collect(),
         binds: spec.binds.clone(),
-        network: true,
+        network: !spec.offline,
+        alone: spec.alone,
         read_only: spec.read_only,
         hostname: spec.hostname.clone(),
+        tmpfs: spec.tmpfs.clone(),
+        links: spec.links.clone(),
+        shm: spec.shm,
+        limits: spec.limits.clone(),
+        group: spec.group.clone(),
     };
     let process = sandbox.start(&guest, streams)?;
     Ok(NativeRun { process, _sandbox: sandbox })
 }
 
 impl NativeRun {
+    /// The first process's id, as this process sees it.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Sends a signal to the image's first process.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
@@ -155,9 +215,9 @@ impl NativeRun {
     ///
     /// # Errors
     /// [`NativeError`]
-    pub async fn attend(self, mut signals: Signals) -> Result<i32, NativeError> {
-        let run = std::sync::Arc::new(self);
-        let waiting = std::sync::Arc::clone(&run);
+    pub async fn attend(self: &Arc<Self>, mut signals: Signals) -> Result<i32, NativeError> {
+        let run = self;
+        let waiting = Arc::clone(self);
         let mut end = tokio::task::spawn_blocking(move || waiting.wait(None));
         let mut asked = false;
         let mut deadline = Box::pin(tokio::time::sleep(Duration::MAX / 4));
@@ -208,81 +268,5 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.hangup.recv() => Signal::HUP,
         }
-    }
-}
-
-/// Who the image's program is.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Account {
-    ids: Option<(u32, u32)>,
-    groups: Vec<u32>,
-    home: String,
-}
-
-impl Account {
-    fn find(sandbox: &Sandbox, user: &str) -> Result<Self, NativeError> {
-        let read = |path| String::from_utf8_lossy(&sandbox.file(path).unwrap_or_default()).into_owned();
-        Self::parse(user, &read("etc/passwd"), &read("etc/group"))
-            .ok_or_else(|| NativeError::User { user: user.to_owned() })
-    }
-
-    /// `user`, `uid`, `user:group`, `uid:gid` (image-spec, "config.User"); empty is root.
-    fn parse(user: &str, passwd: &str, group: &str) -> Option<Self> {
-        let (name, group_name) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
-        let name = if name.is_empty() { "0" } else { name };
-        let lines = |text: &str| -> Vec<Vec<String>> {
-            text.lines().map(|it| it.split(':').map(str::to_owned).collect()).collect()
-        };
-        let accounts = lines(passwd);
-        let account = accounts.iter().find(|it| it.first().is_some_and(|it| it == name)).or_else(|| {
-            name.parse::<u32>().ok()?;
-            accounts.iter().find(|it| it.get(2).is_some_and(|it| it == name))
-        });
-        let field = |index: usize| account.and_then(|it| it.get(index)?.parse::<u32>().ok());
-        let uid = field(2).or_else(|| name.parse().ok())?;
-        let groups = lines(group);
-        let gid = match group_name {
-            Some(group) => group.parse().ok().or_else(|| {
-                let found = groups.iter().find(|it| it.first().is_some_and(|it| it == group))?;
-                found.get(2)?.parse().ok()
-            })?,
-            None => field(3).unwrap_or(0),
-        };
-        let own = account.and_then(|it| it.first().cloned()).unwrap_or_default();
-        let member =
-            |it: &&Vec<String>| it.get(3).is_some_and(|it| it.split(',').any(|it| it == own && !own.is_empty()));
-        let further = match group_name {
-            Some(_) => Vec::new(),
-            None => groups.iter().filter(member).filter_map(|it| it.get(2)?.parse().ok()).collect(),
-        };
-        let home = account.and_then(|it| it.get(5).cloned()).filter(|it| !it.is_empty());
-        let home = home.unwrap_or_else(|| if uid == 0 { "/root" } else { "/" }.to_owned());
-        Some(Self { ids: ((uid, gid) != (0, 0)).then_some((uid, gid)), groups: further, home })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nml:x:1000:1001:,,,:/home/ml:/bin/sh\n";
-    const GROUP: &str = "root:x:0:\nml:x:1001:\nvideo:x:44:ml,other\n";
-
-    fn parse(user: &str) -> Option<Account> {
-        Account::parse(user, PASSWD, GROUP)
-    }
-
-    fn account(ids: Option<(u32, u32)>, groups: &[u32], home: &str) -> Option<Account> {
-        Some(Account { ids, groups: groups.to_vec(), home: home.to_owned() })
-    }
-
-    #[test]
-    fn users_are_names_or_numbers_with_or_without_a_group() {
-        assert_eq!(parse(""), account(None, &[], "/root"));
-        assert_eq!(parse("ml"), account(Some((1000, 1001)), &[44], "/home/ml"));
-        assert_eq!(parse("1000"), parse("ml"));
-        assert_eq!(parse("ml:video"), account(Some((1000, 44)), &[], "/home/ml"));
-        assert_eq!(parse("7:8"), account(Some((7, 8)), &[], "/"));
-        assert_eq!((parse("nobody"), parse("ml:nogroup")), (None, None));
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +40,17 @@ pub(super) type Streams = (Stdio, Stdio, Stdio);
 impl Stage {
     /// Starts a stage in the namespaces of `way` and hands it its work.
     pub(super) fn start(way: &Way, work: &Work, network: bool, streams: Streams) -> Result<Self, SandboxError> {
+        Self::start_in(None, way, work, network, streams)
+    }
+
+    /// The same in a control group, named by its directory.
+    pub(super) fn start_in(
+        group: Option<&Path>,
+        way: &Way,
+        work: &Work,
+        network: bool,
+        streams: Streams,
+    ) -> Result<Self, SandboxError> {
         let starting = |source| SandboxError::Start { source };
         let (control, theirs) = UnixStream::pair().map_err(starting)?;
         let mut command = Command::new("/proc/self/exe");
@@ -51,6 +63,11 @@ impl Stage {
         let child = Group::start(&mut command).map_err(starting)?;
         // With it goes our copy of their end, so that we hear when they are gone.
         drop(command);
+        if let Some(group) = group {
+            // It waits for its work; whatever it starts is in the group too.
+            let processes = group.join("cgroup.procs");
+            fs_err::write(processes, child.pid().to_string()).map_err(starting)?;
+        }
         let stage = Self { keeper: Keeper::Process(child), control };
         stage.hand_over(way, work, network)?;
         Ok(stage)

@@ -100,8 +100,14 @@ pub(super) struct Run {
     pub(super) input: Option<PathBuf>,
     /// What is mounted, in order.
     pub(super) binds: Vec<Bind>,
-    /// Empty directories in memory: path and mode.
-    pub(super) tmpfs: Vec<(String, u32)>,
+    /// Empty directories in memory: path and options.
+    pub(super) tmpfs: Vec<(String, String)>,
+    /// Symbolic links to make: path and what it says.
+    pub(super) links: Vec<(String, String)>,
+    /// Room of /dev/shm in bytes; the kernel's default when absent.
+    pub(super) shm: Option<u64>,
+    /// Resource limits of the program.
+    pub(super) limits: Vec<Limit>,
     /// Whether the host's /sys is seen.
     pub(super) sys: bool,
     /// Host name inside.
@@ -123,6 +129,17 @@ pub(super) struct Overlay {
     pub(super) read_only: bool,
 }
 
+/// A resource limit (getrlimit(2)); none where a number is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// As in `RLIMIT_NOFILE`, without the beginning and in lower case.
+    pub name: String,
+    /// What the program gets.
+    pub soft: Option<u64>,
+    /// What it may raise it to.
+    pub hard: Option<u64>,
+}
+
 /// Something of the host that is seen inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
@@ -141,6 +158,8 @@ pub(super) enum Reply {
     Unshared,
     /// The first process inside, as the parent sees it.
     Started { pid: i32 },
+    /// The program itself has taken its place, where it is to be the first process; or that one has ended.
+    Begun,
     /// Mount points that did not exist.
     Made(Vec<String>),
     /// An entry of an upper directory; a file's content follows.

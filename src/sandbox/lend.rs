@@ -46,13 +46,17 @@ pub fn proxies() -> BTreeMap<String, String> {
     PROXY_VARIABLES.iter().filter_map(set).collect()
 }
 
-/// Mounts and variables for a step with network. Variables the step sets itself stay.
-pub(super) fn lend(binds: &mut Vec<Bind>, env: &mut BTreeMap<String, String>) {
+/// Mounts by which a step with network finds other machines.
+pub(super) fn names(binds: &mut Vec<Bind>) {
     for file in ["/etc/resolv.conf", "/etc/hosts"] {
         if Path::new(file).exists() {
             binds.push(Bind { source: file.into(), target: file.to_owned(), writable: false });
         }
     }
+}
+
+/// Mounts and variables for a step with network: certificates and proxies. Variables the step sets itself stay.
+pub(super) fn lend(binds: &mut Vec<Bind>, env: &mut BTreeMap<String, String>) {
     if let Some(source) = trust_store() {
         binds.push(Bind { source, target: TRUST.to_owned(), writable: false });
         for name in TRUST_VARIABLES {

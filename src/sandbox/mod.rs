@@ -45,9 +45,9 @@ mod way;
 
 pub use error::{Refused, SandboxError, StageError};
 pub use ids::{Range, Subordinate};
-pub use job::Bind;
+pub use job::{Bind, Limit};
 pub use process::Process;
-pub use stage::dispatch;
+pub use stage::{close_inherited, dispatch};
 pub use step::{Changes, Guest, LayerBlob, Output, Step, Temporary};
 pub use way::{Way, choose};
 
@@ -124,18 +124,19 @@ impl Sandbox {
             argv: step.argv.clone(),
             env: step.env.clone(),
             directory: step.directory.clone(),
-            tmpfs: vec![("/run".to_owned(), 0o755)],
+            tmpfs: vec![("/run".to_owned(), "mode=755".to_owned())],
             hostname: "sandbox".to_owned(),
             input: self.input(&work, &step.stdin)?,
             ..Run::default()
         };
         if step.private_tmp {
-            run.tmpfs.push(("/tmp".to_owned(), 0o1777));
+            run.tmpfs.push(("/tmp".to_owned(), "mode=1777".to_owned()));
         }
         for (name, value) in [("PATH", PATH), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")] {
             run.env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
         if step.network {
+            lend::names(&mut run.binds);
             lend::lend(&mut run.binds, &mut run.env);
         }
         run.binds.extend(step.binds.iter().cloned());
@@ -169,17 +170,20 @@ impl Sandbox {
         Ok(child::run(&self.way, run, &outside)?.0)
     }
 
-    /// Starts a program as the first process of the sandbox, with streams of its own, and goes on. Its changes are
-    /// kept in the sandbox while it lives.
+    /// Starts a program as the first process of the sandbox, with streams of its own, and goes on once it runs. Its
+    /// changes are kept in the sandbox while it lives.
     ///
     /// # Errors
-    /// [`SandboxError`]
+    /// [`SandboxError`]; also when the program itself cannot be started.
     pub fn start(&self, guest: &Guest, streams: (Stdio, Stdio, Stdio)) -> Result<Process, SandboxError> {
         let (work, upper) = self.places(Changes::Kept)?;
         let overlay = Overlay { lowers: self.lowers.clone(), upper, work, read_only: guest.read_only };
         let mut binds = Vec::new();
         let mut env = guest.env.clone();
         if guest.network {
+            lend::names(&mut binds);
+        }
+        if guest.network && !guest.alone {
             lend::lend(&mut binds, &mut env);
         }
         binds.extend(guest.binds.iter().cloned());
@@ -191,13 +195,16 @@ impl Sandbox {
             user: guest.user,
             groups: guest.groups.clone(),
             binds,
-            tmpfs: Vec::new(),
+            tmpfs: guest.tmpfs.clone(),
+            links: guest.links.clone(),
+            shm: guest.shm,
+            limits: guest.limits.clone(),
             sys: true,
             hostname: guest.hostname.clone(),
             input: None,
             first: true,
         };
-        Process::start(&self.way, run, guest.network, streams)
+        Process::start(&self.way, run, process::Around { network: guest.network, group: guest.group.clone() }, streams)
     }
 
     /// The layer of everything the steps changed. `temporary` directories are left out of layers of packages; a
@@ -287,6 +294,22 @@ fn write(writer: &mut LayerWriter<'_>, entry: &Entry, content: &mut dyn io::Read
 
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Unpacks layers that are not yet, bottom first, so that a run on them starts at once.
+///
+/// # Errors
+/// [`SandboxError`]
+pub fn unpack(store: &Store, layers: &[LayerBlob], reporter: &dyn Reporter) -> Result<(), SandboxError> {
+    snapshot::ensure(store, &choose(store)?, layers, reporter).map(|_| ())
+}
+
+/// Whether programs can be started here and go on by themselves.
+///
+/// # Errors
+/// [`SandboxError::NoWay`]
+pub fn runs_here(store: &Store) -> Result<(), SandboxError> {
+    process::allowed(&choose(store)?)
 }
 
 /// What removes trees that may hold files of other ids: unpacked layers that are collected. The way is chosen now,

@@ -31,15 +31,18 @@ pub(super) fn enter(run: &Run, ids: Ids) -> Result<Vec<String>, Trouble> {
     let root = mount_overlay(overlay, ids)?;
     let mut tree = Tree::open(&root)?;
     tree.proc()?;
-    tree.dev(ids)?;
+    tree.dev(ids, run.shm)?;
     if run.sys {
         tree.bind(&Bind { source: "/sys".into(), target: "/sys".to_owned(), writable: false })?;
     }
-    for (path, mode) in &run.tmpfs {
-        tree.tmpfs(path, *mode)?;
+    for (path, options) in &run.tmpfs {
+        tree.tmpfs(path, options)?;
     }
     for bind in &run.binds {
         tree.bind(bind)?;
+    }
+    for (path, target) in &run.links {
+        tree.link(path, target).doing(|| format!("link `{path}` to `{target}`"))?;
     }
     if ids == Ids::Host {
         tree.protect()?;
@@ -176,11 +179,40 @@ impl Tree {
         self.find(path)
     }
 
-    fn tmpfs(&mut self, path: &str, mode: u32) -> Result<(), Trouble> {
+    /// Options as `docker run --tmpfs` takes them: `size=64m,mode=1777`, `noexec`.
+    fn tmpfs(&mut self, path: &str, options: &str) -> Result<(), Trouble> {
         let doing = || format!("mount an empty `{path}`");
         let place = self.place(path, true, 8).doing(doing)?;
-        let options = format!("mode={mode:o}");
-        mount_type("tmpfs", &by_descriptor(&place), MountFlags::NOSUID | MountFlags::NODEV, &options).doing(doing)
+        let (data, words): (Vec<&str>, Vec<&str>) =
+            options.split(',').filter(|it| !it.is_empty()).partition(|it| it.contains('='));
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        for word in words {
+            match word {
+                "ro" => flags |= MountFlags::RDONLY,
+                "noexec" => flags |= MountFlags::NOEXEC,
+                "exec" => flags -= MountFlags::NOEXEC,
+                "dev" => flags -= MountFlags::NODEV,
+                "suid" => flags -= MountFlags::NOSUID,
+                "rw" | "nosuid" | "nodev" => {}
+                _ => return Err(Trouble::input(doing(), format!("`{word}` is no option"))),
+            }
+        }
+        mount_type("tmpfs", &by_descriptor(&place), flags, &data.join(",")).doing(doing)
+    }
+
+    /// Makes a symbolic link; another link that stands there is replaced, anything else stays.
+    fn link(&mut self, path: &str, target: &str) -> rustix::io::Result<()> {
+        let path = path.trim_matches('/');
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let above = self.place(parent, true, 8)?;
+        match rustix::fs::symlinkat(target, &above, name) {
+            Err(Errno::EXIST) if rustix::fs::readlinkat(&above, name, Vec::new()).is_ok() => {
+                rustix::fs::unlinkat(&above, name, rustix::fs::AtFlags::empty())?;
+                rustix::fs::symlinkat(target, &above, name)
+            }
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        }
     }
 
     fn proc(&mut self) -> Result<(), Trouble> {
@@ -193,8 +225,8 @@ impl Tree {
         }
     }
 
-    fn dev(&mut self, ids: Ids) -> Result<(), Trouble> {
-        self.tmpfs("dev", 0o755)?;
+    fn dev(&mut self, ids: Ids, shm: Option<u64>) -> Result<(), Trouble> {
+        self.tmpfs("dev", "mode=755")?;
         for name in DEVICES {
             let path = format!("/dev/{name}");
             if Path::new(&path).exists() {
@@ -211,7 +243,8 @@ impl Tree {
             let dev = self.find("dev").doing(|| "open `/dev`".to_owned())?;
             rustix::fs::symlinkat(target, &dev, name).doing(|| format!("link `/dev/{name}`"))?;
         }
-        self.tmpfs("dev/shm", 0o1777)?;
+        let room = shm.map(|it| format!(",size={it}")).unwrap_or_default();
+        self.tmpfs("dev/shm", &format!("mode=1777{room}"))?;
         let place = self.place("dev/pts", true, 8).doing(|| "make `/dev/pts`".to_owned())?;
         // The group `tty` does not exist where only one id does.
         let group = if matches!(ids, Ids::Single { .. }) { "" } else { ",gid=5" };

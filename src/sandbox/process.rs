@@ -4,6 +4,7 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +24,13 @@ pub struct Process {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What a program runs in besides its sandbox.
+pub(super) struct Around {
+    pub(super) network: bool,
+    /// Directory of a control group.
+    pub(super) group: Option<PathBuf>,
+}
+
 /// How it ended, once that is known.
 enum End {
     Open(mpsc::Receiver<Result<i32, SandboxError>>),
@@ -30,16 +38,14 @@ enum End {
 }
 
 impl Process {
-    pub(super) fn start(way: &Way, run: Run, network: bool, streams: Streams) -> Result<Self, SandboxError> {
-        if matches!(way, Way::Docker { .. }) {
-            let reason = "an image is better run by the engine itself".to_owned();
-            return Err(SandboxError::NoWay { refused: vec![Refused { way: way.name(), reason }] });
-        }
+    /// Starts it and returns once the program itself runs.
+    pub(super) fn start(way: &Way, run: Run, around: Around, streams: Streams) -> Result<Self, SandboxError> {
+        allowed(way)?;
         let starting = |source| SandboxError::Start { source };
         let way = way.clone();
         let (begun, begins) = mpsc::channel();
         let (tell, told) = mpsc::channel();
-        let body = move || match begin(&way, run, network, streams) {
+        let body = move || match begin(&way, run, &around, streams) {
             Ok((stage, pid, line)) => {
                 let _ = begun.send(Ok((pid, line)));
                 let _ = tell.send(follow(&stage));
@@ -92,14 +98,30 @@ impl Process {
     }
 }
 
-fn begin(way: &Way, run: Run, network: bool, streams: Streams) -> Result<(Stage, i32, UnixStream), SandboxError> {
-    let stage = Stage::start(way, &Work::Run(Box::new(run)), network, streams)?;
-    match stage.hear(Some(READY))? {
-        Reply::Started { pid } => {
-            let line = stage.line()?;
-            Ok((stage, pid, line))
+/// Refuses a way in which no program goes on by itself.
+pub(super) fn allowed(way: &Way) -> Result<(), SandboxError> {
+    if matches!(way, Way::Docker { .. }) {
+        let reason = "an image is better run by the engine itself".to_owned();
+        return Err(SandboxError::NoWay { refused: vec![Refused { way: way.name(), reason }] });
+    }
+    Ok(())
+}
+
+fn begin(way: &Way, run: Run, around: &Around, streams: Streams) -> Result<(Stage, i32, UnixStream), SandboxError> {
+    let stage = Stage::start_in(around.group.as_deref(), way, &Work::Run(Box::new(run)), around.network, streams)?;
+    let pid = match stage.hear(Some(READY))? {
+        Reply::Started { pid } => pid,
+        other => return Err(unexpected(other)),
+    };
+    loop {
+        match stage.hear(Some(READY))? {
+            Reply::Made(_) => {}
+            Reply::Begun => {
+                let line = stage.line()?;
+                return Ok((stage, pid, line));
+            }
+            other => return Err(unexpected(other)),
         }
-        other => Err(unexpected(other)),
     }
 }
 

@@ -11,11 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, Gid, Uid, UnshareFlags};
 
-use super::job::{self, Doing, Head, Ids, Reply, Run, STAGE, Trouble, Work};
+use super::job::{self, Doing, Head, Ids, Limit, Reply, Run, STAGE, Trouble, Work};
 use super::{mounts, unpack, upper};
 
 /// Takes over when this process is a stage of a sandbox, and does not return then. To be called first in `main`, before
@@ -33,7 +34,16 @@ pub fn dispatch() {
     // Whatever it is for the user outside: what a step writes must not depend on that.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC);
-    let result = if stage == "2" { inner(&control) } else { outer(&control) };
+    let result = if stage == "2" {
+        // Closed by the program's start, or by this process's end: the first stage hears of either.
+        let begun = text().and_then(|it| self::control(&it));
+        if let Some(begun) = &begun {
+            let _ = rustix::io::fcntl_setfd(begun, rustix::io::FdFlags::CLOEXEC);
+        }
+        inner(&control)
+    } else {
+        outer(&control)
+    };
     let code = result.unwrap_or_else(|trouble| {
         let _ = job::send(&control, &Reply::Failed(trouble));
         1
@@ -141,13 +151,17 @@ fn isolate(control: &File, head: &Head) -> Result<i32, Trouble> {
     flags.set(UnshareFlags::NEWNET, !head.network);
     unshare(flags)?;
     let handed = rustix::io::dup(control).doing(|| "hand over".to_owned())?;
+    let (mut began, begun) = io::pipe().doing(|| "hand over".to_owned())?;
+    let begun = rustix::io::dup(&begun).doing(|| "hand over".to_owned())?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(STAGE).arg("2").arg(handed.as_raw_fd().to_string());
-    // dup(2) leaves the copy open across exec, as is wanted here.
+    command.arg(STAGE).arg("2").arg(handed.as_raw_fd().to_string()).arg(begun.as_raw_fd().to_string());
+    // dup(2) leaves the copies open across exec, as is wanted here.
     let child = command.spawn().doing(|| "start the first process".to_owned())?;
-    drop(handed);
+    drop((handed, begun));
     let pid = i32::try_from(child.id()).unwrap_or(0);
     say(control, &Reply::Started { pid })?;
+    let _ = io::Read::read(&mut began, &mut [0]);
+    say(control, &Reply::Begun)?;
     let code = wait_for(pid)?;
     // The second stage has told already why it failed, if it did.
     say(control, &Reply::Exited { code })?;
@@ -169,6 +183,9 @@ fn inner(control: &File) -> Result<i32, Trouble> {
     }
     say(control, &Reply::Made(made))?;
     limit_capabilities(ids)?;
+    for limit in &run.limits {
+        set_limit(limit)?;
+    }
     let Some((program, arguments)) = run.argv.split_first() else { return Ok(0) };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&run.env);
@@ -178,7 +195,7 @@ fn inner(control: &File) -> Result<i32, Trouble> {
     if let Some(input) = input {
         command.stdin(input.into_file());
     }
-    become_user(&mut command, &run, ids);
+    become_user(&mut command, &run, ids, control)?;
     if run.first {
         return Err(Trouble::io(format!("start `{program}`"), &command.exec()));
     }
@@ -186,19 +203,67 @@ fn inner(control: &File) -> Result<i32, Trouble> {
     wait_for(i32::try_from(child.id()).unwrap_or(0))
 }
 
-fn become_user(command: &mut Command, run: &Run, ids: Ids) {
+fn become_user(command: &mut Command, run: &Run, ids: Ids, control: &File) -> Result<(), Trouble> {
     // Where there is one id only, root inside is the user outside already.
-    let Some((uid, gid)) = run.user.filter(|_| !matches!(ids, Ids::Single { .. })) else { return };
+    let Some((uid, gid)) = run.user.filter(|_| !matches!(ids, Ids::Single { .. })) else { return Ok(()) };
+    let line = control.try_clone().doing(|| "hand over".to_owned())?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let groups: Vec<Gid> = run.groups.iter().copied().map(Gid::from_raw).collect();
-    // SAFETY: between fork and exec only these three system calls are made; they allocate nothing and take no lock.
+    // SAFETY: between fork and exec only these system calls are made; they allocate nothing and take no lock.
     unsafe {
         command.pre_exec(move || {
             rustix::thread::set_thread_groups(&groups)?;
             rustix::thread::set_thread_res_gid(gid, gid, gid)?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            // Forgotten by the kernel when the user changes.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // Whoever listens may have ended in between, and with it our parent.
+            let mut watched = [PollFd::new(&line, PollFlags::empty())];
+            rustix::event::poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+            if watched[0].revents().contains(PollFlags::HUP) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
             Ok(())
         });
+    }
+    Ok(())
+}
+
+fn set_limit(limit: &Limit) -> Result<(), Trouble> {
+    use rustix::process::{Resource, Rlimit};
+    let doing = || format!("set the limit `{}`", limit.name);
+    let resource = match limit.name.as_str() {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return Err(Trouble::input(doing(), "there is none of that name")),
+    };
+    rustix::process::setrlimit(resource, Rlimit { current: limit.soft, maximum: limit.hard }).doing(doing)
+}
+
+/// Closes every descriptor but the three standard ones that this process came with: locks and sockets of whoever started
+/// it must not live on with it. To be called first in `main`, before anything is opened.
+pub fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<RawFd> =
+        entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).filter(|it| *it > 2).collect();
+    for number in numbers {
+        // SAFETY: this process has only just begun; nothing in it owns a descriptor beyond the standard ones. The one
+        // that listed them is closed already.
+        unsafe { rustix::io::close(number) };
     }
 }
 

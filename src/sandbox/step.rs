@@ -1,14 +1,14 @@
 //! What is run in a sandbox, and what came of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::job::Bind;
+use super::job::{Bind, Limit};
 use crate::digest::Digest;
 
 /// A layer to stand on: its blob is in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LayerBlob {
     /// Digest of the uncompressed tar.
     pub diff_id: Digest,
@@ -141,6 +141,18 @@ pub struct Guest {
     pub binds: Vec<Bind>,
     /// Whether the host's network is seen, with its names, proxies and certificates.
     pub network: bool,
+    /// Whether proxies and certificates of the host are kept from it.
+    pub alone: bool,
+    /// Empty directories in memory: path and mount options (`size=64m,mode=1777`).
+    pub tmpfs: Vec<(String, String)>,
+    /// Symbolic links to make: path and what it says. One that stands there is replaced, anything else stays.
+    pub links: Vec<(String, String)>,
+    /// Room of /dev/shm in bytes.
+    pub shm: Option<u64>,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// Directory of the control group that all of it runs in.
+    pub group: Option<PathBuf>,
     /// Whether the root cannot be written to.
     pub read_only: bool,
     /// Host name inside.

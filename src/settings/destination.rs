@@ -38,9 +38,11 @@ pub enum Output {
         /// The file.
         path: PathBuf,
     },
+    /// Nowhere but the store, where native runs take it from.
+    Store,
 }
 
-const TYPES: &str = "docker, podman, registry, oci, oci-archive, docker-archive";
+const TYPES: &str = "docker, podman, registry, oci, oci-archive, docker-archive, store";
 
 impl Output {
     /// Reads `type=oci,dest=./image`. `type=docker` and `type=oci` with a `dest` that ends with `.tar` are archives, as
@@ -78,6 +80,13 @@ impl Output {
             "docker" if dest.is_some() => Ok(Self::DockerArchive { path: dest.ok_or_else(nowhere)? }),
             "docker" => Ok(Self::Docker { name }),
             "podman" => needs_no_dest(Self::Podman { name }),
+            "store" => match name {
+                None => needs_no_dest(Self::Store),
+                Some(_) => Err(UsageError::new(
+                    "-o type=store takes no name",
+                    "The image is in the store under the name that --target gives it.",
+                )),
+            },
             "registry" | "image" => needs_no_dest(Self::Registry { name }),
             "oci" if archive => Ok(Self::OciArchive { path: dest.ok_or_else(nowhere)? }),
             "oci" => Ok(Self::Oci { path: dest.ok_or_else(nowhere)? }),
@@ -111,11 +120,14 @@ mod tests {
         assert_eq!(parse("type=docker,dest=x.tar"), Output::DockerArchive { path: "x.tar".into() });
         let name = Some("host/x:1".parse().unwrap());
         assert_eq!(parse("type=registry,name=host/x:1"), Output::Registry { name });
+        assert_eq!(parse("type=store"), Output::Store);
         let message = |text| Output::parse(text).unwrap_err().to_string();
         assert_eq!(message("type=oci"), "-o `type=oci` has no dest");
         assert_eq!(message("./x"), "`./x` in -o `./x` means nothing");
         assert_eq!(message("dest=x"), "-o `dest=x` has no type");
         assert_eq!(message("type=local,dest=x"), "-o has no type `local`");
+        assert_eq!(message("type=store,dest=x"), "-o type=store takes no dest");
+        assert_eq!(message("type=store,name=x"), "-o type=store takes no name");
         assert_eq!(message("type=registry,dest=x"), "-o type=registry takes no dest");
     }
 }

@@ -9,7 +9,11 @@ use crate::config::{Config, ConfigError, Environment};
 use crate::error::{Explain, Kind};
 
 pub mod build;
+pub mod daemon;
 pub mod destination;
+pub mod execute;
+pub mod execution;
+mod git;
 pub mod size;
 pub mod task;
 

@@ -4,6 +4,7 @@
 //! <directory>
 //! ├── owner.json         whose lines these are: format, task, worker
 //! ├── lock               held by the process that writes or drains
+//! ├── output             what the program printed, byte for byte (`output`)
 //! ├── 00000007.lines     records, oldest segment first; the highest number is being written
 //! ├── 00000008.lines
 //! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>]": what the server has, and what was on
@@ -17,6 +18,7 @@
 //! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
 
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,9 +30,11 @@ use crate::digest::Digest;
 use crate::fs::{FileLock, Sharing};
 
 mod drain;
+mod output;
 mod records;
 
 pub use drain::{DrainError, drain};
+pub use output::{OUTPUT, OutputReader, OutputWriter, Piece};
 use records::{Records, create_segment, segment_path, segments};
 
 /// The version of the format.
@@ -146,6 +150,24 @@ impl Spool {
             }
         }
         Self::with_lock(directory, owner, limit, lock)
+    }
+
+    /// Makes a directory in which somebody else, whoever it is on this machine or in a container, may open a spool: what
+    /// keeps others out is the directory above it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`]
+    pub fn prepare(directory: &Path) -> Result<(), SpoolError> {
+        let failed = |source| SpoolError::Io { path: directory.to_owned(), source };
+        let open_to_all = |path: &Path, mode| fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+        for directory in [directory.to_owned(), directory.join(OUTPUT)] {
+            fs::create_dir_all(&directory).map_err(failed)?;
+            open_to_all(&directory, 0o777).map_err(failed)?;
+        }
+        // Whoever opens it first makes it for itself alone.
+        let lock = directory.join("lock");
+        drop(FileLock::try_acquire(&lock, Sharing::Shared).map_err(failed)?);
+        open_to_all(&lock, 0o666).map_err(failed)
     }
 
     /// Opens what another process left, to send the rest of it; `None` where there is none.
@@ -275,7 +297,9 @@ impl Spool {
         }
         // No fsync: the page cache outlives a killed process, and that is what this is for. Under a new name, since whoever
         // runs in the container may write here and must not lead us elsewhere.
-        let mut file = tempfile::Builder::new().prefix(".sent-").tempfile_in(&self.directory)?;
+        // Readable, since it may be somebody else who goes on.
+        let readable = std::fs::Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".sent-").permissions(readable).tempfile_in(&self.directory)?;
         file.write_all(text.as_bytes())?;
         file.persist(self.directory.join("sent")).map_err(|error| error.error)?;
         Ok(())

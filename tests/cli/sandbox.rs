@@ -20,6 +20,7 @@ use crate::support::{Engine, TestContext, docker_host, require, user};
 static STAGE: extern "C" fn() = {
     extern "C" fn stage() {
         agent::sandbox::dispatch();
+        agent::run::monitor::dispatch();
     }
     stage
 };

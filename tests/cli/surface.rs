@@ -9,7 +9,21 @@ use crate::support::TestContext;
 fn help_and_version() {
     let context = TestContext::new();
     let help = context.agent().arg("--help").ok();
-    for verb in ["build", "lock", "run", "inspect", "verify", "server", "cache", "gpus", "config", "completion"] {
+    for verb in [
+        "build",
+        "lock",
+        "run",
+        "daemon",
+        "execute",
+        "inspect",
+        "verify",
+        "server",
+        "cache",
+        "list",
+        "gpus",
+        "config",
+        "completion",
+    ] {
         assert!(help.lines().any(|it| it.trim_start().starts_with(verb)), "{verb} in {help}");
         let text = context.agent().args([verb, "--help"]).ok();
         assert!(text.contains("Usage: agent"), "{text}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use super::{Given, container_arguments, words};
 use crate::base::Around;
@@ -40,6 +41,7 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         binds: asked.binds.into_iter().map(lent).chain(given.binds).collect(),
         read_only: args.read_only || asked.read_only,
         hostname: "agent".to_owned(),
+        ..NativeSpec::default()
     };
     let (store, reporter) = (around.store.clone(), context.ui.reporter());
     let mut signals = native::Signals::listen()?;
@@ -52,7 +54,7 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         run = started => run?,
         _ = signals.next() => return Err(Interrupted.into()),
     };
-    let code = run.attend(signals).await?;
+    let code = Arc::new(run).attend(signals).await?;
     Ok(u8::try_from(code).unwrap_or(1))
 }
 

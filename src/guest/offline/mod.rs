@@ -70,9 +70,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
             report_without_process(settings, &mut variables);
             let mut signals = Signals::listen()?;
             let mut child = Program::of_task(&settings.launch, variables).start()?;
-            let console = child.pipes.take().map(|it| Console::start(it, &recorder));
+            let console = child.pipes.take().map(|it| Console::start(it, &recorder, None));
             let (_sender, mut stop) = tokio::sync::mpsc::channel(1);
-            let ended = supervise(&child, &mut signals, &mut stop).await;
+            let ended = supervise(&child, &mut signals, &mut stop, settings.grace).await;
             if let Some(console) = console {
                 console.finish(LEFT_OPEN).await;
             }

@@ -1,0 +1,408 @@
+//! What is going on on this machine, on disk: each step of a unit is written down before it is taken, so that whoever
+//! starts after a kill at any instant knows where it was.
+//!
+//! ```text
+//! <state>/runs                       0700
+//! └── <run id>
+//!     ├── unit.json                  the Record, replaced as a whole (format 1)
+//!     ├── lock                       held (flock) by the process that attends the unit, for as long as it does
+//!     ├── agent.lock, build.json     what the build wrote
+//!     ├── clearml.conf, …            lent to the run, gone when it is over
+//!     └── spool                      console lines and output (`spool`); the only part a run may write to
+//! ```
+//!
+//! A directory is made under another name and renamed once its record is whole: what has no record is no unit. A unit
+//! whose lock is free and whose phase is not the last one belongs to nobody, and whoever gets the lock goes on with it.
+//! Units that are over stay for `agent logs` and are removed, oldest first, when there are too many. Nothing here asks a
+//! server or an engine.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use serde::Deserialize;
+
+use super::unit::Claim;
+use crate::error::{Explain, Kind};
+use crate::fs::{FileLock, Sharing, create_private_dir, write_whole};
+use crate::run::RunId;
+
+mod record;
+
+pub(super) use record::now;
+pub use record::{Builder, Ending, FORMAT, Phase, Record, Verdict, Wish, WishedBy};
+
+/// How many units that are over stay, for `agent logs`.
+const KEPT: usize = 200;
+/// How many bytes they may have together.
+const KEPT_BYTES: u64 = 2 << 30;
+/// How old what is half-made must be before it is taken for left behind.
+const HALF_MADE: Duration = Duration::from_secs(3600);
+
+/// What is wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Reading or writing failed.
+    #[error("cannot use the journal of runs at `{}`", path.display())]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A record of another version of this program.
+    #[error("`{}` is of format {found}, and this program knows format {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// No record at all.
+    #[error("`{}` is no record of a run", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another process attends it.
+    #[error("the run {run} is attended by another process")]
+    Attended {
+        /// Its id.
+        run: RunId,
+    },
+}
+
+impl Explain for JournalError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io { source, .. } => Kind::of_io(source),
+            Self::Format { .. } | Self::Record { .. } => Kind::Input,
+            Self::Attended { .. } => Kind::Conflict,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Format { path, .. } | Self::Record { path, .. } => vec![format!(
+                "Let the program's version that wrote it finish the run, or remove `{}` when it is over.",
+                path.parent().unwrap_or(path).display()
+            )],
+            Self::Io { .. } => vec!["AGENT_STATE_DIR names another directory for it.".to_owned()],
+            Self::Attended { .. } => Vec::new(),
+        }
+    }
+}
+
+/// The journal. Cheap to clone; clones are one.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    runs: PathBuf,
+    /// Units that this process has claimed and not begun to attend.
+    held: Mutex<HashMap<RunId, Entry>>,
+}
+
+/// A unit's directory, locked by this process.
+#[derive(Debug)]
+pub struct Entry {
+    directory: PathBuf,
+    record: Record,
+    _lock: FileLock,
+}
+
+/// A unit whose process ended before it was over; locked by this one now.
+#[derive(Debug)]
+pub struct Journalled {
+    pub(super) entry: Entry,
+}
+
+/// What a look at the journal found.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// The units.
+    pub units: Vec<T>,
+    /// Those that cannot be read.
+    pub unreadable: Vec<JournalError>,
+}
+
+impl Journal {
+    /// Opens the journal below a state directory; makes it where it is not there.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]
+    pub fn open(state: &Path) -> Result<Self, JournalError> {
+        let runs = state.join("runs");
+        create_private_dir(&runs).map_err(failed(&runs))?;
+        Ok(Self(Arc::new(Inner { runs, held: Mutex::default() })))
+    }
+
+    /// Writes down that a task is about to be taken from its queue. The unit is this process's from now on.
+    ///
+    /// # Errors
+    /// [`JournalError`]
+    pub fn intend(&self, claim: &Claim, engine: &str, server: &str) -> Result<(), JournalError> {
+        let entry = self.create(&Record::new(claim, engine, server))?;
+        self.held().insert(claim.run.clone(), entry);
+        Ok(())
+    }
+
+    /// Writes down that the task has been taken, so that after a kill nobody takes it for still waiting.
+    ///
+    /// # Errors
+    /// [`JournalError`]; a claim that was not written down is no error.
+    pub fn taken(&self, run: &RunId) -> Result<(), JournalError> {
+        self.held().get_mut(run).map_or(Ok(()), |entry| entry.update(|it| it.popped = true))
+    }
+
+    /// Writes down that the task's end is somebody else's to tell the server.
+    ///
+    /// # Errors
+    /// [`JournalError`]; a claim that was not written down is no error.
+    pub fn quiet(&self, run: &RunId) -> Result<(), JournalError> {
+        self.held().get_mut(run).map_or(Ok(()), |entry| entry.update(|it| it.quiet = true))
+    }
+
+    /// Forgets a claim: somebody else was quicker.
+    ///
+    /// # Errors
+    /// [`JournalError`]
+    pub fn forget(&self, run: &RunId) -> Result<(), JournalError> {
+        let entry = self.held().remove(run);
+        entry.map_or(Ok(()), |it| it.remove())
+    }
+
+    /// The unit of a claim: the one written down before, else a new one. Its task has been taken.
+    pub(super) fn begin(&self, claim: &Claim, engine: &str, server: &str) -> Result<Entry, JournalError> {
+        let held = self.held().remove(&claim.run);
+        let mut entry = match held {
+            Some(entry) => entry,
+            None => self.create(&Record::new(claim, engine, server))?,
+        };
+        if !entry.record.popped {
+            entry.update(|it| it.popped = true)?;
+        }
+        Ok(entry)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Entry>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn create(&self, record: &Record) -> Result<Entry, JournalError> {
+        let (aside, directory) = (self.0.runs.join(format!(".new-{}", record.run)), self.directory(&record.run));
+        create_private_dir(&aside).map_err(failed(&aside))?;
+        let lock = FileLock::try_acquire(&aside.join("lock"), Sharing::Exclusive).map_err(failed(&aside))?;
+        let lock = lock.ok_or_else(|| JournalError::Attended { run: record.run.clone() })?;
+        write(&aside, record)?;
+        fs::rename(&aside, &directory).map_err(failed(&directory))?;
+        Ok(Entry { directory, record: record.clone(), _lock: lock })
+    }
+
+    /// Units that are `wanted`, that nobody attends and that are not over, oldest first. They are this process's now; one
+    /// that it does not go on with is free again when dropped.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the journal cannot be listed.
+    pub fn abandoned(&self, wanted: impl Fn(&Record) -> bool) -> Result<Found<Journalled>, JournalError> {
+        let mut found = Found { units: Vec::new(), unreadable: Vec::new() };
+        for directory in self.directories()? {
+            match self.adopt(&directory, &wanted) {
+                Ok(Some(entry)) => found.units.push(Journalled { entry }),
+                Ok(None) => {}
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        found.units.sort_by_key(|it| it.entry.record.began);
+        Ok(found)
+    }
+
+    fn adopt(&self, directory: &Path, wanted: &dyn Fn(&Record) -> bool) -> Result<Option<Entry>, JournalError> {
+        let Some(record) = read(directory)? else { return Ok(None) };
+        if record.phase == Phase::Done || !wanted(&record) || self.held().contains_key(&record.run) {
+            return Ok(None);
+        }
+        let lock = FileLock::try_acquire(&directory.join("lock"), Sharing::Exclusive).map_err(failed(directory))?;
+        let Some(lock) = lock else { return Ok(None) };
+        // It may have gone on, or be gone, since it was read.
+        let record = read(directory)?.filter(|it| it.phase != Phase::Done);
+        Ok(record.map(|record| Entry { directory: directory.to_owned(), record, _lock: lock }))
+    }
+
+    /// All units, attended or over, newest first.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the journal cannot be listed.
+    pub fn all(&self) -> Result<Found<Record>, JournalError> {
+        let mut found = Found { units: Vec::new(), unreadable: Vec::new() };
+        for directory in self.directories()? {
+            match read(&directory) {
+                Ok(record) => found.units.extend(record),
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        found.units.sort_by_key(|it| std::cmp::Reverse(it.began));
+        Ok(found)
+    }
+
+    /// Whether a process attends a unit now.
+    #[must_use]
+    pub fn is_attended(&self, run: &RunId) -> bool {
+        let path = self.directory(run).join("lock");
+        path.exists() && FileLock::try_acquire(&path, Sharing::Exclusive).is_ok_and(|it| it.is_none())
+    }
+
+    /// A unit's directory.
+    #[must_use]
+    pub fn directory(&self, run: &RunId) -> PathBuf {
+        self.0.runs.join(run.as_str())
+    }
+
+    /// Where a unit's console is: see [`crate::spool::OutputReader`].
+    #[must_use]
+    pub fn spool(&self, run: &RunId) -> PathBuf {
+        self.directory(run).join("spool")
+    }
+
+    /// Removes units that are over, oldest first, until the rest is few enough; and what was never finished making.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the journal cannot be listed. What cannot be removed stays.
+    pub fn prune(&self) -> Result<(), JournalError> {
+        self.prune_to(KEPT, KEPT_BYTES)
+    }
+
+    fn prune_to(&self, most: usize, bytes: u64) -> Result<(), JournalError> {
+        let (mut kept, mut size) = (0, 0);
+        for record in self.all()?.units.iter().filter(|it| it.phase == Phase::Done) {
+            let directory = self.directory(&record.run);
+            kept += 1;
+            size += size_of(&directory);
+            if kept > most || size > bytes {
+                let _ = fs::remove_dir_all(&directory);
+            }
+        }
+        for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))?.flatten() {
+            let age = entry.metadata().and_then(|it| it.modified()).ok();
+            let age = age.and_then(|it| SystemTime::now().duration_since(it).ok()).unwrap_or_default();
+            if entry.file_name().to_string_lossy().starts_with(".new-") && age > HALF_MADE {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>, JournalError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))? {
+            let entry = entry.map_err(failed(&self.0.runs))?;
+            if entry.file_name().to_str().is_some_and(|it| it.parse::<RunId>().is_ok()) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Journalled {
+    /// What is known of it.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.entry.record
+    }
+}
+
+impl Entry {
+    /// What is known of it.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The unit's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The part of it that its run may write to.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.directory.join("spool")
+    }
+
+    /// Changes what is known: on disk first.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; nothing is changed then.
+    pub fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), JournalError> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        write(&self.directory, &record)?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Removes the unit and all it has.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]
+    pub fn remove(&self) -> Result<(), JournalError> {
+        // The record goes first: without it nobody takes the rest for a unit.
+        let record = self.directory.join("unit.json");
+        fs::remove_file(&record).map_err(failed(&record))?;
+        fs::remove_dir_all(&self.directory).map_err(failed(&self.directory))
+    }
+}
+
+fn write(directory: &Path, record: &Record) -> Result<(), JournalError> {
+    let path = directory.join("unit.json");
+    let bytes = serde_json::to_vec_pretty(record).map_err(|it| failed(&path)(it.into()))?;
+    write_whole(&path, &bytes, 0o600).map_err(failed(&path))
+}
+
+/// The record of a directory; `None` where there is none.
+fn read(directory: &Path) -> Result<Option<Record>, JournalError> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+
+    let path = directory.join("unit.json");
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&path)(error)),
+    };
+    let wrong = |source| JournalError::Record { path: path.clone(), source };
+    let head: Head = serde_json::from_slice(&bytes).map_err(wrong)?;
+    if head.format != FORMAT {
+        return Err(JournalError::Format { path, found: head.format });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> JournalError + use<'_> {
+    |source| JournalError::Io { path: path.to_owned(), source }
+}
+
+fn size_of(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(it) if it.is_dir() => size_of(&entry.path()),
+            _ => entry.metadata().map_or(0, |it| it.len()),
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests;

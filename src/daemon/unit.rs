@@ -1,0 +1,408 @@
+//! One task from its claim to its end.
+//!
+//! A unit is a loop over [`Phase`]s: each is written into the journal before it begins, does its work and says which one
+//! follows. A process that goes on with a journalled unit enters the same loop in the middle, so that there is no second
+//! path for recovery: every phase can be begun twice. What is wanted of a unit meanwhile comes from two sides, the
+//! server ([`watching`]) and whoever holds `asks`; both end a phase early, are written down as a [`Wish`], and lead to
+//! the end all the same. The server learns of the end only after the container has stopped and its console is there.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::journal::{Ending, Entry, Journal, Journalled, Phase, Record, Wish, WishedBy};
+use super::settings::ExecutionSettings;
+use crate::clearml::events::Level;
+use crate::clearml::tasks::{self, Change};
+use crate::clearml::{ApiError, Client};
+use crate::error::{Failure, Kind};
+use crate::gpu::GpuSet;
+use crate::report::SharedReporter;
+use crate::run::{Engine, RunId};
+
+mod building;
+mod claiming;
+mod container;
+mod ending;
+mod lines;
+mod running;
+mod server;
+mod watching;
+
+pub(super) use building::prebuild;
+use lines::Lines;
+use watching::Watch;
+
+/// What units share.
+pub struct Executor {
+    /// How tasks are executed.
+    pub settings: ExecutionSettings,
+    /// The server.
+    pub client: Client,
+    /// What runs images.
+    pub engine: Arc<dyn Engine>,
+    /// Where units are written down.
+    pub journal: Journal,
+    /// This program, which builds images as a process of its own.
+    pub program: PathBuf,
+    /// Who hears how builds go on.
+    pub reporter: SharedReporter,
+}
+
+/// A task to be run, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its id.
+    pub task: String,
+    /// The queue it came from, by id.
+    pub queue: Option<String>,
+    /// Id of the worker it runs as.
+    pub worker: String,
+    /// The devices it sees.
+    pub gpus: GpuSet,
+    /// Tags of the worker.
+    pub tags: Vec<String>,
+    /// How often the machinery has failed it before, where that is known here.
+    pub attempt: u32,
+    /// The run's id.
+    pub run: RunId,
+}
+
+/// What a unit is asked meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// Stop the run and report it as stopped.
+    Stop,
+    /// Leave everything as it is: a run goes on, the journal stays.
+    Detach,
+}
+
+/// What a unit tells while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnitEvent {
+    /// It begins a phase. From [`Phase::Drain`] on it uses no device any more.
+    Phase(Phase),
+    /// It waits for something, or something happened that people should know.
+    Note(String),
+}
+
+/// How a unit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum UnitEnd {
+    /// The server has its end.
+    Settled {
+        /// The task's status.
+        status: String,
+        /// Why, as the server was told.
+        reason: String,
+        /// The program's exit code, or one for what happened instead.
+        exit_code: u8,
+    },
+    /// Somebody else's word on the task stands.
+    Left {
+        /// The task's status, or what became of it.
+        status: String,
+        /// As in `Settled`.
+        exit_code: u8,
+    },
+    /// The task was never taken: it is somebody else's.
+    Refused {
+        /// Its status.
+        status: String,
+        /// The worker that has it, where that is known.
+        worker: Option<String>,
+    },
+    /// The machinery failed, and the task is back in its queue.
+    Requeued {
+        /// Why.
+        reason: String,
+    },
+    /// The machinery failed, and whoever made the claim may make another: there is no queue.
+    Again {
+        /// Why.
+        reason: String,
+        /// The next claim's `attempt`.
+        attempt: u32,
+    },
+    /// The task was still in its queue, or is there again.
+    Returned,
+    /// As was asked: everything is as it was.
+    Detached,
+}
+
+/// Takes a task through its phases. Its claim has been won.
+///
+/// # Errors
+/// What keeps the unit from going on at all: its journal cannot be written, or the server refuses what no waiting mends.
+/// The unit stays in the journal.
+pub async fn run(
+    executor: Arc<Executor>,
+    claim: Claim,
+    asks: watch::Receiver<Ask>,
+    events: mpsc::Sender<UnitEvent>,
+) -> Result<UnitEnd, Failure> {
+    let entry = executor.journal.begin(&claim, executor.engine.name(), &executor.client.address())?;
+    Unit::new(executor, entry, asks, events, Pace::REAL).drive().await
+}
+
+/// Goes on with a unit whose process ended: adopts what runs, or tells the truth about what does not.
+///
+/// # Errors
+/// As [`run`].
+pub async fn resume(
+    executor: Arc<Executor>,
+    journalled: Journalled,
+    asks: watch::Receiver<Ask>,
+    events: mpsc::Sender<UnitEvent>,
+) -> Result<UnitEnd, Failure> {
+    Unit { resumed: true, ..Unit::new(executor, journalled.entry, asks, events, Pace::REAL) }.drive().await
+}
+
+/// How often things are looked at.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// The task on the server.
+    poll: Duration,
+    /// The server hears that the task is alive.
+    ping: Duration,
+    /// The server hears which worker has it, until its run says so itself.
+    report: Duration,
+    /// Console lines are sent.
+    lines: Duration,
+    /// The least time between two messages about one phase.
+    say: Duration,
+    /// The pause after a server or an engine did not answer; each further one is twice as long.
+    pause: Duration,
+    /// The longest pause.
+    longest: Duration,
+    /// How long a task that is in no queue may be on its way to another worker.
+    orphan: Duration,
+}
+
+impl Pace {
+    const REAL: Self = Self {
+        poll: Duration::from_secs(5),
+        ping: Duration::from_secs(60),
+        report: Duration::from_secs(30),
+        lines: Duration::from_secs(2),
+        say: Duration::from_secs(3),
+        pause: Duration::from_millis(300),
+        longest: Duration::from_secs(30),
+        orphan: Duration::from_secs(20),
+    };
+}
+
+/// What follows a phase.
+enum Step {
+    Go(Phase),
+    End(UnitEnd),
+}
+
+/// Why a phase was left without a step.
+enum Halt {
+    Detached,
+    Failure(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+/// What ends a phase early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Interruption {
+    Wish(Wish),
+    Detach,
+}
+
+struct Unit {
+    executor: Arc<Executor>,
+    entry: Entry,
+    asks: watch::Receiver<Ask>,
+    events: mpsc::Sender<UnitEvent>,
+    pace: Pace,
+    /// Whether another process began it.
+    resumed: bool,
+    /// From the claim to the end of the run.
+    watch: Option<Watch>,
+    /// Our own console lines, while no run has the spool.
+    lines: Option<Lines>,
+}
+
+impl Unit {
+    fn new(
+        executor: Arc<Executor>,
+        entry: Entry,
+        asks: watch::Receiver<Ask>,
+        events: mpsc::Sender<UnitEvent>,
+        pace: Pace,
+    ) -> Self {
+        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None }
+    }
+
+    fn record(&self) -> &Record {
+        self.entry.record()
+    }
+
+    async fn drive(mut self) -> Result<UnitEnd, Failure> {
+        loop {
+            let phase = self.record().phase;
+            let _ = self.events.send(UnitEvent::Phase(phase)).await;
+            match self.step(phase).await {
+                Ok(Step::Go(next)) => self.entry.update(|it| it.enter(next))?,
+                Ok(Step::End(end)) => return Ok(end),
+                Err(Halt::Detached) => return Ok(UnitEnd::Detached),
+                Err(Halt::Failure(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    async fn step(&mut self, phase: Phase) -> Result<Step, Halt> {
+        let began = matches!(phase, Phase::Build | Phase::Prepare | Phase::Start | Phase::Run);
+        if began && self.watch.is_none() {
+            self.watch = Some(Watch::start(self)?);
+        }
+        if began && self.record().wish.is_some() && phase != Phase::Run && phase != Phase::Start {
+            return self.ended(Ending::Stopped);
+        }
+        match phase {
+            Phase::Taken => self.take().await,
+            Phase::Build => self.build().await,
+            Phase::Prepare => self.prepare().await,
+            Phase::Start => self.start().await,
+            Phase::Run => self.attend().await,
+            Phase::Drain => self.drain().await,
+            Phase::Settle => self.settle().await,
+            Phase::Done => self.done(),
+        }
+    }
+
+    /// Writes down how it ended; the end's phases follow.
+    fn ended(&mut self, end: Ending) -> Result<Step, Halt> {
+        self.entry.update(|it| it.end = Some(end))?;
+        Ok(Step::Go(Phase::Drain))
+    }
+
+    /// The machinery failed.
+    fn failed(&mut self, during: &str, failure: &Failure) -> Result<Step, Halt> {
+        let end = Ending::Failed {
+            reason: format!("{during}: {failure}"),
+            passing: is_passing(failure.kind()),
+            code: failure.kind().exit_code(),
+        };
+        self.ended(end)
+    }
+
+    /// Writes down what somebody wants; leaves everything where that was asked.
+    fn wished(&mut self, interruption: Interruption) -> Result<(), Halt> {
+        match interruption {
+            Interruption::Detach => Err(Halt::Detached),
+            Interruption::Wish(wish) => Ok(self.entry.update(|it| it.wish = Some(wish))?),
+        }
+    }
+
+    /// Comes when somebody wants something.
+    async fn interrupted(&self) -> Interruption {
+        let server = async {
+            match &self.watch {
+                Some(watch) => watch.wish().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ask = asked(self.asks.clone(), |it| it != Ask::Nothing) => match ask {
+                Ask::Detach => Interruption::Detach,
+                _ => Interruption::Wish(Wish::Stop { by: WishedBy::User }),
+            },
+            wish = server => Interruption::Wish(wish),
+        }
+    }
+
+    /// Comes when everything is to be left as it is.
+    async fn detached(&self) {
+        asked(self.asks.clone(), |it| it == Ask::Detach).await;
+    }
+
+    /// Calls the server until it answers. Credentials it does not take any more are waited for once a task is taken:
+    /// the task must not be lost for them.
+    async fn insist<T, F>(&self, what: &str, mut call: impl FnMut() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        let patient = self.record().phase > Phase::Taken;
+        let mut pause = self.pace.pause;
+        loop {
+            let outcome = tokio::select! {
+                outcome = call() => outcome,
+                () = self.detached() => return Err(Halt::Detached),
+            };
+            match outcome {
+                Err(error) if error.is_passing() || (patient && matches!(error, ApiError::Credentials { .. })) => {
+                    self.note(format!("waiting for the server {what}: {}", Failure::from(error)));
+                }
+                outcome => return Ok(outcome?),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.detached() => return Err(Halt::Detached),
+            }
+            pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    /// Tells people something; nobody needs to listen.
+    fn note(&self, text: String) {
+        let _ = self.events.try_send(UnitEvent::Note(text));
+    }
+
+    /// Says in the task's status message where the unit is and what it waits for.
+    fn say(&self, text: impl Into<String>) {
+        if let Some(watch) = &self.watch {
+            watch.say(text.into());
+        }
+    }
+
+    /// A console line of our own, while the spool is ours.
+    fn line(&self, level: Level, text: &str) {
+        if let Some(lines) = &self.lines {
+            lines.add(level, text);
+        }
+    }
+
+    fn change<'a>(&'a self, reason: &'a str, message: &'a str) -> Change<'a> {
+        Change { task: &self.record().task, reason, message, force: false }
+    }
+
+    fn changed_by(&self) -> String {
+        tasks::changed_by(&self.record().worker)
+    }
+}
+
+/// Comes when something like this is asked; never, once whoever could ask is gone.
+async fn asked(mut asks: watch::Receiver<Ask>, wanted: impl Fn(Ask) -> bool) -> Ask {
+    let found = asks.wait_for(|it| wanted(*it)).await.map(|it| *it).ok();
+    match found {
+        Some(ask) => ask,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether it was the machinery that failed, and may not the next time.
+fn is_passing(kind: Kind) -> bool {
+    matches!(kind, Kind::Unreachable | Kind::System | Kind::Space | Kind::Conflict | Kind::Interrupted | Kind::Internal)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! From the container's end to the task's: what it printed reaches the server, then how it ended, then nothing is left
+//! but what `agent logs` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fs_err as fs;
+use tokio::time::{Instant, sleep};
+
+use super::lines::Lines;
+use super::server::{self, NO_CHANGE, RACE, Seen};
+use super::{Ending, Halt, Step, Unit, UnitEnd, building, container};
+use crate::clearml::events::Level;
+use crate::clearml::tasks::{self, Change};
+use crate::clearml::{ApiError, Client};
+use crate::daemon::journal::{Phase, Verdict, Wish};
+use crate::daemon::settle::{self, Known};
+use crate::run::{Found, Outcome, RunId};
+use crate::spool::{DrainError, Spool, SpoolError, drain};
+
+/// How long a run that has ended may hold on to its spool.
+const HELD: Duration = Duration::from_secs(30);
+/// How long an engine may take to forget a run, before that is left to a later start.
+const FORGETTING: Duration = Duration::from_secs(60);
+
+impl Unit {
+    /// Sends what the run left in its spool, however long that takes.
+    pub(super) async fn drain(&mut self) -> Result<Step, Halt> {
+        if let Some(watch) = self.watch.take() {
+            watch.end().await;
+        }
+        self.make_sure_of_the_end().await?;
+        let lines = match self.lines.take() {
+            Some(lines) => Some(lines),
+            None => self.adopt_lines().await?,
+        };
+        let Some(mut lines) = lines else { return Ok(Step::Go(Phase::Settle)) };
+        lines.hush().await;
+        if let Some((level, text)) = self.last_line() {
+            lines.add(level, &text);
+        }
+        let client = self.executor.client.clone();
+        let mut pause = self.pace.pause;
+        loop {
+            let outcome = tokio::select! {
+                outcome = drain(lines.spool(), &client) => outcome,
+                () = self.detached() => return Err(Halt::Detached),
+            };
+            match outcome {
+                Ok(_) => break,
+                Err(DrainError::Server(error))
+                    if error.is_passing() || matches!(error, ApiError::Credentials { .. }) =>
+                {
+                    self.note(format!("console lines wait for the server: {}", crate::error::Failure::from(error)));
+                }
+                Err(error) => {
+                    // Nothing that waiting mends; the copy on this machine is there all the same.
+                    self.note(format!("the rest of the console is not sent: {}", crate::error::Failure::from(error)));
+                    break;
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.detached() => return Err(Halt::Detached),
+            }
+            pause = (pause * 2).min(self.pace.longest);
+        }
+        lines.close().await;
+        Ok(Step::Go(Phase::Settle))
+    }
+
+    /// A run that may have started, and whose end nobody saw, is ended first: no status before that.
+    async fn make_sure_of_the_end(&mut self) -> Result<(), Halt> {
+        if matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. })) {
+            return Ok(());
+        }
+        let engine = Arc::clone(&self.executor.engine);
+        let (run, grace) = (self.record().run.clone(), self.executor.settings.limits.grace);
+        let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
+        loop {
+            let found = tokio::select! {
+                found = engine.find(&run) => found,
+                () = self.detached() => return Err(Halt::Detached),
+            };
+            let failure = match found {
+                Ok(Found::Running) => match engine.stop(&run, grace).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => failure,
+                },
+                Ok(_) => return Ok(()),
+                Err(failure) => failure,
+            };
+            self.note(format!("waiting for {}: {failure}", engine.name()));
+            // An engine that never comes back must not keep the task from its end.
+            if Instant::now() >= late {
+                return Ok(());
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.detached() => return Err(Halt::Detached),
+            }
+            pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    async fn adopt_lines(&self) -> Result<Option<Lines>, Halt> {
+        let late = Instant::now() + HELD;
+        loop {
+            match Spool::adopt(&self.entry.spool()) {
+                Ok(spool) => return Ok(spool.map(Lines::adopt)),
+                Err(SpoolError::InUse(_)) if Instant::now() < late => {}
+                Err(error) => {
+                    self.note(format!("the rest of the console is not sent: {}", crate::error::Failure::from(error)));
+                    return Ok(None);
+                }
+            }
+            tokio::select! {
+                () = sleep(Duration::from_millis(50)) => {}
+                () = self.detached() => return Err(Halt::Detached),
+            }
+        }
+    }
+
+    /// What the in-image program cannot have said itself.
+    fn last_line(&self) -> Option<(Level, String)> {
+        match (self.record().wish.as_ref(), self.record().end.as_ref()?) {
+            (Some(Wish::Stop { .. }), Ending::Stopped) => {
+                Some((Level::Error, "User aborted: stopping task before it ran".to_owned()))
+            }
+            (Some(_), _) => None,
+            (None, Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None }) => None,
+            (None, end) => Some((Level::Error, format!("Process failed: {}", settle::reason(end)))),
+        }
+    }
+
+    /// Tells the server how it ended, and forgets what nobody needs any more.
+    pub(super) async fn settle(&mut self) -> Result<Step, Halt> {
+        let client = self.executor.client.clone();
+        let task = self.record().task.clone();
+        loop {
+            let seen = self.insist("to settle the task", || server::look(&client, &task)).await?;
+            if self.record().verdict.as_ref().is_some_and(|it| is_told(it, seen.as_ref(), &self.record().run)) {
+                break;
+            }
+            let verdict = self.judge(seen.as_ref());
+            self.entry.update(|it| it.verdict = Some(verdict.clone()))?;
+            if self.tell(&client, &verdict).await? {
+                break;
+            }
+        }
+        if let Some(Verdict::Leave { status }) = &self.record().verdict {
+            self.note(format!("the task is {status}, and that stands"));
+        }
+        self.forget().await;
+        Ok(Step::Go(Phase::Done))
+    }
+
+    fn judge(&self, seen: Option<&Seen>) -> Verdict {
+        let record = self.record();
+        if record.quiet {
+            let status = seen.map_or_else(|| "deleted".to_owned(), |it| it.state.status.clone());
+            return Verdict::Leave { status };
+        }
+        if let Some(again @ Verdict::Again { .. }) = &record.verdict
+            && seen.is_some_and(|it| it.state.status == "stopped")
+        {
+            // Half-way back into its queue.
+            return again.clone();
+        }
+        // A unit without an end was never begun: the process was killed in between.
+        let end = record.end.as_ref().unwrap_or(&Ending::Stopped);
+        settle::settle(&Known {
+            state: seen.map(|it| &it.state),
+            taken_over: seen.is_some_and(|it| it.is_taken_from(&record.run)),
+            end,
+            wish: record.wish.as_ref(),
+            attempt: record.attempt,
+            retries: self.executor.settings.retries,
+        })
+    }
+
+    /// Forgets the run in its engine, and what was lent to it.
+    async fn forget(&self) {
+        let engine = &self.executor.engine;
+        let removed = tokio::time::timeout(FORGETTING, engine.remove(&self.record().run)).await;
+        if let Ok(Err(failure)) = removed {
+            self.note(format!("{} does not remove the run: {failure}", engine.name()));
+        }
+        let directory = self.entry.directory();
+        for name in container::LENT.iter().chain(&[building::LOCK]) {
+            let _ = fs::remove_file(directory.join(name));
+        }
+        let _ = self.executor.journal.prune();
+    }
+
+    /// Sends a verdict; `false` where the task has changed meanwhile and the verdict must be thought over.
+    async fn tell(&self, client: &Client, verdict: &Verdict) -> Result<bool, Halt> {
+        let message = self.changed_by();
+        let task = self.record().task.clone();
+        let outcome = self.insist("to take the task's end", || async {
+            let change = |reason| self.change(reason, &message);
+            let answer = match verdict {
+                Verdict::Completed => tasks::completed(client, change("worker execution done")).await,
+                Verdict::Stopped { reason } => tasks::stopped(client, change(reason)).await,
+                Verdict::Failed { reason } => tasks::failed(client, change(reason)).await,
+                Verdict::Again { reason } => self
+                    .try_again(client, Change { task: &task, ..change(reason) })
+                    .await
+                    .map(|()| serde_json::Value::Null),
+                Verdict::Leave { .. } => return Ok(true),
+            };
+            match answer {
+                Err(error) if error.is(NO_CHANGE) || error.is(RACE) => Ok(false),
+                Err(ApiError::UnknownTask { .. }) => Ok(false),
+                answer => answer.map(|_| true),
+            }
+        });
+        outcome.await
+    }
+
+    /// Counts the attempt and puts the task back into its queue, by changes that the server's table has.
+    async fn try_again(&self, client: &Client, change: Change<'_>) -> Result<(), ApiError> {
+        let attempt = self.record().attempt + 1;
+        match &self.record().queue {
+            Some(queue) => {
+                server::mark(client, change.task, None, attempt).await?;
+                tasks::stopped(client, change).await?;
+                server::enqueue(client, queue, change.task, change.reason).await
+            }
+            None => server::mark(client, change.task, Some(&self.record().run), attempt).await,
+        }
+    }
+
+    /// What became of it.
+    pub(super) fn done(&self) -> Result<Step, Halt> {
+        let exit_code = settle::exit_code(self.record());
+        let settled = |status: &str, reason: &str| UnitEnd::Settled {
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            exit_code,
+        };
+        let end = match self.record().verdict.as_ref() {
+            Some(Verdict::Completed) => settled("completed", "worker execution done"),
+            Some(Verdict::Stopped { reason }) => settled("stopped", reason),
+            Some(Verdict::Failed { reason }) => settled("failed", reason),
+            Some(Verdict::Again { reason }) => match self.record().queue {
+                Some(_) => UnitEnd::Requeued { reason: reason.clone() },
+                None => UnitEnd::Again { reason: reason.clone(), attempt: self.record().attempt + 1 },
+            },
+            Some(Verdict::Leave { status }) => UnitEnd::Left { status: status.clone(), exit_code },
+            None => UnitEnd::Left { status: "unknown".to_owned(), exit_code },
+        };
+        Ok(Step::End(end))
+    }
+}
+
+/// Whether the server has heard a verdict already: it was sent before a kill.
+fn is_told(verdict: &Verdict, seen: Option<&Seen>, run: &RunId) -> bool {
+    let Some(seen) = seen else { return false };
+    let status = seen.state.status.as_str();
+    match verdict {
+        Verdict::Completed => status == "completed",
+        Verdict::Stopped { .. } => status == "stopped",
+        Verdict::Failed { .. } => status == "failed",
+        Verdict::Again { .. } => status == "queued" || seen.is_taken_from(run),
+        Verdict::Leave { .. } => false,
+    }
+}

@@ -1,0 +1,238 @@
+//! From the finished image to the end of the container: the engine's part.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::server;
+use super::{Ending, Halt, Interruption, Step, Unit};
+use crate::clearml::events::Level;
+use crate::daemon::journal::{Phase, Wish, WishedBy};
+use crate::error::{Failure, Kind};
+use crate::gpu::{self, Discovery, GpuSet};
+use crate::run::{Found, Outcome};
+use crate::spool::SpoolError;
+
+/// How many times in a row an engine may fail to say what became of a run, other than by not answering.
+const FAILURES: u32 = 10;
+/// The longest time the SDK may take for its own clean-up before a stop.
+const CALLBACK: u64 = 1800;
+
+/// What came of an attempt.
+enum Came<T> {
+    Done(T),
+    Failed(Failure),
+    Late,
+    Interrupted(Interruption),
+}
+
+impl Unit {
+    /// Has the engine make the image ready.
+    pub(super) async fn prepare(&mut self) -> Result<Step, Halt> {
+        let engine = std::sync::Arc::clone(&self.executor.engine);
+        let Some(image) = self.record().image.clone() else {
+            // Journalled by a build that wrote no image down: it is quickly found.
+            return Ok(Step::Go(Phase::Build));
+        };
+        self.say(format!("preparing image in {}", engine.name()));
+        let prepared = self.attempt(|| engine.prepare(&image)).await;
+        let what = format!("{} cannot prepare the image", engine.name());
+        self.engine_did(prepared, &what, "prepared", Phase::Start)
+    }
+
+    /// Has the engine start the run.
+    pub(super) async fn start(&mut self) -> Result<Step, Halt> {
+        if self.record().wish.is_some() {
+            return Ok(Step::Go(Phase::Run));
+        }
+        let engine = std::sync::Arc::clone(&self.executor.engine);
+        let spec = match self.spec() {
+            Ok(spec) => spec,
+            Err(failure) => return self.failed("the run cannot be started", &failure),
+        };
+        match self.open_lines() {
+            // It has started already, and whoever started it could not write that down.
+            Err(SpoolError::InUse(_)) => {}
+            opened => opened?,
+        }
+        self.line(Level::Info, &format!("starting in {} as run {}", engine.name(), self.record().run));
+        self.say(format!("starting in {}", engine.name()));
+        // From now on the spool is the run's.
+        if let Some(lines) = self.lines.take() {
+            lines.close().await;
+        }
+        let started = self.attempt(|| engine.start(&spec)).await;
+        if let Some(watch) = &self.watch
+            && matches!(started, Came::Done(()))
+        {
+            watch.run_begins();
+        }
+        let what = format!("{} cannot start the run", engine.name());
+        self.engine_did(started, &what, "started", Phase::Run)
+    }
+
+    /// Tries until it works, until it cannot work, or until it is too late.
+    async fn attempt<'a, T>(&self, mut work: impl FnMut() -> BoxFuture<'a, Result<T, Failure>>) -> Came<T> {
+        let late = Instant::now() + self.executor.settings.limits.start;
+        let mut pause = self.pace.pause;
+        let name = self.executor.engine.name();
+        loop {
+            let outcome = tokio::select! {
+                outcome = timeout_at(late, work()) => outcome,
+                interruption = self.interrupted() => return Came::Interrupted(interruption),
+            };
+            match outcome {
+                Ok(Ok(done)) => return Came::Done(done),
+                Ok(Err(failure)) if failure.kind() == Kind::Unreachable && Instant::now() + pause < late => {
+                    self.say(format!("waiting for {name} to answer"));
+                    self.note(format!("waiting for {name}: {failure}"));
+                }
+                Ok(Err(failure)) => return Came::Failed(failure),
+                Err(_) => return Came::Late,
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                interruption = self.interrupted() => return Came::Interrupted(interruption),
+            }
+            pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    fn engine_did(&mut self, came: Came<()>, what: &str, done: &str, next: Phase) -> Result<Step, Halt> {
+        match came {
+            Came::Done(()) => Ok(Step::Go(next)),
+            Came::Failed(failure) => self.failed(what, &failure),
+            Came::Late => {
+                let limit = self.executor.settings.limits.start.as_secs();
+                let reason = format!("{what}: it was not {done} within {limit} s");
+                self.ended(Ending::Failed { reason, passing: true, code: Kind::System.exit_code() })
+            }
+            Came::Interrupted(interruption) => {
+                self.wished(interruption)?;
+                // It may have started already.
+                if next == Phase::Run { Ok(Step::Go(Phase::Run)) } else { self.ended(Ending::Stopped) }
+            }
+        }
+    }
+
+    /// Waits for the end of the run, and brings it about where somebody wants that.
+    pub(super) async fn attend(&mut self) -> Result<Step, Halt> {
+        if let Some(watch) = &self.watch {
+            watch.run_begins();
+        }
+        if self.record().wish.is_some() {
+            return self.stop_run().await;
+        }
+        self.say("running");
+        let ended = tokio::select! {
+            outcome = self.outcome() => Ok(outcome),
+            interruption = self.interrupted() => Err(interruption),
+        };
+        match ended {
+            Ok(outcome) => self.ran(outcome).await,
+            Err(interruption) => {
+                self.wished(interruption)?;
+                self.stop_run().await
+            }
+        }
+    }
+
+    /// How the run ended; an engine that is away is waited for.
+    async fn outcome(&self) -> Option<Outcome> {
+        let (engine, run) = (&self.executor.engine, &self.record().run);
+        let (mut failures, mut pause) = (0, self.pace.pause);
+        loop {
+            let failure = match engine.find(run).await {
+                Ok(Found::Absent) => return None,
+                Ok(Found::Ended(outcome)) => return Some(outcome),
+                Ok(Found::Running) => match engine.wait(run).await {
+                    Ok(outcome) => return Some(outcome),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            if failure.kind() != Kind::Unreachable {
+                failures += 1;
+            }
+            if failures >= FAILURES {
+                return Some(Outcome::Lost { reason: format!("{} does not tell of it: {failure}", engine.name()) });
+            }
+            self.say(format!("waiting for {} to answer", engine.name()));
+            self.note(format!("waiting for {}: {failure}", engine.name()));
+            sleep(pause).await;
+            pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    /// Ends the run: it is asked to, and killed after a while.
+    async fn stop_run(&mut self) -> Result<Step, Halt> {
+        let outcome = tokio::select! {
+            outcome = self.stopped() => outcome,
+            () = self.detached() => return Err(Halt::Detached),
+        };
+        self.ran(outcome).await
+    }
+
+    async fn stopped(&self) -> Option<Outcome> {
+        if self.record().wish == Some(Wish::Stop { by: WishedBy::Server }) {
+            tokio::select! {
+                outcome = self.outcome() => return outcome,
+                () = self.callback() => {}
+            }
+        }
+        let (engine, run) = (&self.executor.engine, &self.record().run);
+        let grace = self.executor.settings.limits.grace;
+        let mut pause = self.pace.pause;
+        while let Err(failure) = engine.stop(run, grace).await {
+            self.note(format!("waiting for {} to stop the run: {failure}", engine.name()));
+            sleep(pause).await;
+            pause = (pause * 2).min(self.pace.longest);
+        }
+        self.outcome().await
+    }
+
+    /// Where the task has something of its own to do before it stops, waits until that is done.
+    async fn callback(&self) {
+        let began = Instant::now();
+        loop {
+            // A server that is away does not say that it is done either.
+            let Ok(Some(seen)) = server::look(&self.executor.client, &self.record().task).await else { return };
+            let Some(limit) = seen.callback() else { return };
+            if began.elapsed() > Duration::from_secs(limit.min(CALLBACK)) {
+                return;
+            }
+            sleep(self.pace.poll).await;
+        }
+    }
+
+    /// Writes down how the run ended. Without an outcome there is none of this id in the engine.
+    async fn ran(&mut self, outcome: Option<Outcome>) -> Result<Step, Halt> {
+        let outcome = match outcome {
+            None if self.record().wish.is_some() => return self.ended(Ending::Stopped),
+            None => Outcome::Lost { reason: "it is gone, and nobody knows how it ended".to_owned() },
+            Some(outcome) => outcome,
+        };
+        let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
+        let gpus = self.record().gpus.clone();
+        let lost_gpu = if wrong && !gpus.is_empty() && self.record().wish.is_none() {
+            tokio::task::spawn_blocking(move || lost(&gpus)).await.unwrap_or_default()
+        } else {
+            None
+        };
+        self.ended(Ending::Ran { outcome, lost_gpu })
+    }
+}
+
+/// A device that was there and is not any more, for people.
+fn lost(gpus: &GpuSet) -> Option<String> {
+    match gpu::discover() {
+        Ok(Discovery::Found(inventory)) => {
+            let there = |uuid: &str| inventory.devices.iter().any(|it| it.uuid == uuid);
+            let gone = gpus.devices.iter().find(|it| !there(&it.uuid))?;
+            Some(format!("device {} ({}) is not there any more", gone.short(), gone.uuid))
+        }
+        Ok(Discovery::NoDriver(why)) => Some(why),
+        Err(error) => Some(Failure::from(error).to_string()),
+    }
+}

@@ -1,0 +1,155 @@
+//! How tasks are executed, for `agent daemon` and `agent execute`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Session, UsageError};
+use crate::cli::execution::ExecutionArgs;
+use crate::config::{Config, Environment, Executor};
+use crate::daemon::ExecutionSettings;
+use crate::daemon::settings::Limits;
+use crate::error::Failure;
+use crate::fs::expand_home;
+use crate::gpu::Ask;
+use crate::process;
+use crate::run::EngineKind;
+use crate::secret::Secret;
+
+const LOG_LEVELS: [&str; 7] = ["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"];
+
+/// Merges flags, environment and configuration.
+pub(super) fn merge(
+    args: &ExecutionArgs,
+    session: &Session,
+    config: &Config,
+    executor: &Executor,
+) -> Result<ExecutionSettings, Failure> {
+    if args.use_owner_token {
+        return Err(UsageError::new(
+            "--use-owner-token is not possible: tasks run under the agent's own credentials",
+            "Leave it out; whose task it is can still be seen on the server.",
+        )
+        .into());
+    }
+    let mut agent = config.agent()?;
+    let git = super::git::credentials(args.git_user.as_deref(), args.git_pass.as_deref(), config, &mut agent)?;
+    let build_environment = git.map_or_else(Vec::new, |it| {
+        vec![("CLEARML_AGENT_GIT_USER", Secret::new(it.user)), ("CLEARML_AGENT_GIT_PASS", it.password)]
+    });
+    let (engine, docker) = engine(args)?;
+    Ok(ExecutionSettings {
+        engine,
+        docker,
+        gpus: gpus(args, &session.environment)?,
+        prebuilt_only: args.prebuilt_only,
+        retries: args.retries,
+        standalone: args.standalone_mode,
+        limits: Limits {
+            build: Duration::from_secs(executor.build_timeout),
+            silence: Duration::from_secs(executor.no_progress_timeout),
+            start: Duration::from_secs(executor.start_timeout),
+            grace: Duration::from_secs(executor.stop_grace),
+        },
+        spool_bytes: executor.console_spool << 20,
+        log_level: args.log_level.as_deref().map(log_level).transpose()?,
+        optimize: args.optimize,
+        state: state_directory(&session.environment),
+        config_file: session.config_file.as_deref().map(absolute).transpose()?,
+        build_environment,
+        api: config.api()?,
+        agent,
+        notes: notes(args),
+    })
+}
+
+/// Where runs and daemons are recorded.
+#[must_use]
+pub fn state_directory(environment: &Environment) -> PathBuf {
+    if let Some(named) = environment.get("AGENT_STATE_DIR") {
+        return expand_home(named);
+    }
+    let base = environment.get("XDG_STATE_HOME").map_or_else(|| expand_home("~/.local/state"), expand_home);
+    base.join("agent")
+}
+
+/// What runs images, and what was said of the base image.
+fn engine(args: &ExecutionArgs) -> Result<(EngineKind, Option<String>), UsageError> {
+    let (engine, flag, value) = match (&args.docker, &args.podman) {
+        (Some(docker), Some(podman)) if docker != podman => {
+            return Err(UsageError::new(
+                "--docker and --podman name different images",
+                "Give one of them: tasks run in one engine.",
+            ));
+        }
+        (_, Some(podman)) => (EngineKind::Podman, "--podman", Some(podman)),
+        (Some(docker), None) => (EngineKind::Docker, "--docker", Some(docker)),
+        (None, None) => (EngineKind::Native, "--native", None),
+    };
+    if let Some(text) = value.filter(|it| process::words(it).is_none()) {
+        let message = format!("{flag} `{text}` has a quote that is not closed");
+        return Err(UsageError::new(message, format!("Write {flag} \"image args\".")));
+    }
+    Ok((engine, value.cloned()))
+}
+
+fn gpus(args: &ExecutionArgs, environment: &Environment) -> Result<Ask, UsageError> {
+    if args.cpu_only {
+        return Ok(Ask::None);
+    }
+    let said = args.gpus.as_deref().map(|it| ("--gpus", it));
+    let said = said.or_else(|| environment.get("NVIDIA_VISIBLE_DEVICES").map(|it| ("NVIDIA_VISIBLE_DEVICES", it)));
+    let said = said.or_else(|| environment.get("CUDA_VISIBLE_DEVICES").map(|it| ("CUDA_VISIBLE_DEVICES", it)));
+    let Some((source, text)) = said else { return Ok(Ask::Unsaid) };
+    match text.trim() {
+        "all" => Ok(Ask::All),
+        "none" | "void" | "-1" => Ok(Ask::None),
+        list => {
+            let names: Option<Vec<_>> = list.split(',').map(|it| span(it.trim())).collect();
+            let names = names.ok_or_else(|| {
+                let message = format!("{source} `{text}` is no list of GPUs");
+                UsageError::new(message, "Write all, none, or a list: 0,1 or 0-3.")
+            })?;
+            Ok(Ask::These(names.concat()))
+        }
+    }
+}
+
+/// The devices of one place in a list: `0-3` are four. Absent: nothing is named, or the range has no end.
+fn span(text: &str) -> Option<Vec<String>> {
+    let number = |it: &str| it.parse::<u32>().ok().filter(|_| it.bytes().all(|it| it.is_ascii_digit()));
+    match text.split_once('-').map(|(from, until)| (number(from), number(until))) {
+        Some((Some(from), Some(until))) => {
+            (from <= until && until - from < 1024).then(|| (from..=until).map(|it| it.to_string()).collect())
+        }
+        _ => (!text.is_empty()).then(|| vec![text.to_owned()]),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, UsageError> {
+    let level = text.to_ascii_uppercase();
+    if LOG_LEVELS.contains(&level.as_str()) {
+        return Ok(level);
+    }
+    Err(UsageError::new(format!("--log-level `{text}` is no level"), "Write DEBUG, INFO, WARNING, ERROR or CRITICAL."))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| crate::fs::named(&error, path).into())
+}
+
+fn notes(args: &ExecutionArgs) -> Vec<String> {
+    let flags = [
+        (args.force_current_version, "--force-current-version", "what runs inside is of this program's version anyway"),
+        (args.check_bootstrap, "--check-bootstrap", "nothing is installed when a container starts"),
+    ];
+    let mut notes: Vec<String> =
+        flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect();
+    if args.git_pass.is_some() {
+        notes.push(
+            "--git-pass can be read by this machine's other users in the list of processes; \
+             CLEARML_AGENT_GIT_PASS cannot"
+                .to_owned(),
+        );
+    }
+    notes
+}

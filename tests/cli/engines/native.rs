@@ -1,0 +1,112 @@
+//! Without an engine.
+
+use std::path::Path;
+
+use agent::image::named;
+use agent::run::{EngineKind, Found, Outcome, RunImage};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{engine, ground, lives, obeys, outlives_its_starter, run_image, runs_out, script, shell, stops, written};
+use crate::support::images::block;
+use crate::support::{TestContext, wait_until};
+
+async fn image(context: &TestContext) -> RunImage {
+    let (around, image) = shell(context).await;
+    let name = "agent/native:1";
+    named::remember(&around.store, &name.parse().unwrap(), &image).unwrap();
+    run_image(name, &image)
+}
+
+fn number(file: &Path, field: &str) -> i32 {
+    let value: serde_json::Value = serde_json::from_slice(&fs_err::read(file).unwrap()).unwrap();
+    i32::try_from(value.pointer(field).unwrap().as_i64().unwrap()).unwrap()
+}
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_run_is_started_found_stopped_and_removed() {
+    let context = TestContext::new();
+    let (runs, store) = (context.path("runs"), context.path("store"));
+    let image = block(async {
+        let image = image(&context).await;
+        let ground = ground(&runs, &store);
+        let (one, other) = (engine(EngineKind::Native, &ground).await, engine(EngineKind::Native, &ground).await);
+        lives(&*one, &runs, &image).await;
+        stops(&*one, &*other, &runs, &image).await;
+        obeys(&*one, &runs, &image).await;
+        image
+    });
+    outlives_its_starter(EngineKind::Native, &runs, &store, &image);
+}
+
+#[test]
+fn a_run_that_uses_too_much_memory_is_told_of() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        assert_eq!(runs_out(&*engine, &runs, &image).await, super::OUT_OF_MEMORY);
+    });
+}
+
+#[test]
+fn a_run_whose_monitor_is_killed_is_lost_and_nothing_of_it_goes_on() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        for user in [None, Some("1234")] {
+            let mut spec = script(&runs, &image, super::STUBBORN);
+            spec.container.user = user.map(str::to_owned);
+            engine.start(&spec).await.unwrap();
+            written(&spec, "up");
+            let program = number(&spec.directory.join("monitor.json"), "/program/pid");
+            let gone = || !Path::new(&format!("/proc/{program}")).exists();
+            assert!(!gone());
+            kill(number(&spec.directory.join("monitor.lock"), "/pid"));
+            let Outcome::Lost { reason } = engine.wait(&spec.id).await.unwrap() else { panic!("not lost") };
+            assert!(reason.contains("monitor was killed"), "{reason}");
+            wait_until("the program is gone", gone);
+            // It is not started anew under the same id.
+            engine.start(&spec).await.unwrap();
+            assert!(matches!(engine.find(&spec.id).await.unwrap(), Found::Ended(Outcome::Lost { .. })));
+            engine.remove(&spec.id).await.unwrap();
+            assert_eq!(engine.find(&spec.id).await.unwrap(), Found::Absent);
+        }
+    });
+}
+
+#[test]
+fn what_the_first_process_prints_is_kept_and_nothing_of_the_order_is_on_disk_or_in_an_argument() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        let mut spec = script(&runs, &image, "echo out; echo err >&2; echo up > $AGENT_SPOOL/up; sleep 600");
+        spec.container.env.insert("TOKEN".to_owned(), agent::secret::Secret::new("unspeakable"));
+        engine.start(&spec).await.unwrap();
+        written(&spec, "up");
+        let monitor = number(&spec.directory.join("monitor.lock"), "/pid");
+        let said = fs_err::read(format!("/proc/{monitor}/cmdline")).unwrap();
+        assert!(String::from_utf8_lossy(&said).contains("__monitor"));
+        for descriptor in fs_err::read_dir(format!("/proc/{monitor}/fd")).unwrap() {
+            let target = fs_err::read_link(descriptor.unwrap().path()).unwrap_or_default();
+            let target = target.display().to_string();
+            assert!(!target.contains("/home/") && !target.contains("nextest"), "{target} is left open");
+        }
+        for file in fs_err::read_dir(&spec.directory).unwrap().map(|it| it.unwrap().path()).filter(|it| it.is_file()) {
+            assert!(!fs_err::read_to_string(&file).unwrap().contains("unspeakable"), "{}", file.display());
+        }
+        engine.stop(&spec.id, std::time::Duration::from_millis(1)).await.unwrap();
+        assert_eq!(engine.wait(&spec.id).await.unwrap(), super::exited(137));
+        let read = |name: &str| fs_err::read_to_string(spec.directory.join(name)).unwrap();
+        assert_eq!((read("stdout.log"), read("stderr.log")), ("out\n".to_owned(), "err\n".to_owned()));
+        engine.remove(&spec.id).await.unwrap();
+    });
+}

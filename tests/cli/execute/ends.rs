@@ -1,0 +1,141 @@
+//! How runs end: by themselves, by whoever started them, by the server.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::in_each_engine;
+use super::task::{IN_DOCKER, IN_PODMAN, NATIVELY, Task, Where};
+use crate::support::{TestContext, wait_until};
+
+/// Says that it is up, prints what consoles find hard, and ends with a code.
+const ENDS: &str = "\
+import os, sys
+print('up', os.environ['CLEARML_TASK_ID'], flush=True)
+sys.stdout.buffer.write(b'progress 10%\\rprogress 100%\\n\\xff\\xfe bytes\\n\\xc3\\xa4')
+sys.stdout.flush()
+os.write(2, b'no end')
+";
+
+/// Runs until it is asked to end.
+const WAITS: &str = "\
+import signal, sys, time
+def end(*_):
+    print('asked to end', flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+print('up', flush=True)
+time.sleep(900)
+";
+
+fn a_program_that_ends_well_completes_its_task(place: &Where) {
+    let context = TestContext::new();
+    let task = Task::new(&context, place, ENDS);
+    let log = context.path("log");
+    let outcome = task.execute().arg("--log-file").arg(&log).run().success();
+    let expected =
+        [format!("up {}\n", task.id).as_bytes(), b"progress 10%\rprogress 100%\n\xff\xfe bytes\n\xc3\xa4"].concat();
+    let printed = fs_err::read(&log).unwrap();
+    // Two streams: the order between them is not theirs to say.
+    let ours: Vec<u8> = String::from_utf8_lossy(&printed).replace("no end", "").into_bytes();
+    assert_eq!(ours, String::from_utf8_lossy(&expected).into_owned().into_bytes());
+    assert_eq!(outcome.stdout, String::from_utf8_lossy(&printed));
+    assert_eq!(task.told(), ("completed".to_owned(), "worker execution done".to_owned()));
+    for line in ["pulled by worker", &format!("up {}\n", task.id), "progress 100%\n", "Process completed successfully"]
+    {
+        assert_eq!(task.count(line), 1, "{line} in {}", task.server.console(&task.id));
+    }
+    let unit = &task.units()[0];
+    assert_eq!((unit["phase"].as_str(), unit["popped"].as_bool()), (Some("done"), Some(true)));
+    let directory = context.path("state/runs").join(unit["run"].as_str().unwrap());
+    assert!(!directory.join("clearml.conf").exists() && directory.join("spool/output").is_dir());
+}
+in_each_engine!(a_program_that_ends_well_completes_its_task);
+
+fn a_program_that_fails_fails_its_task_with_its_code(place: &Where) {
+    let context = TestContext::new();
+    let task = Task::new(&context, place, "import sys\nprint('up', flush=True)\nsys.exit(3)\n");
+    task.execute().args(["--retries", "2"]).run().exits(3);
+    assert_eq!(task.told(), ("failed".to_owned(), "worker execution exit code 3".to_owned()));
+    assert_eq!((task.count("up\n"), task.count("Process failed, exit code 3")), (1, 1));
+}
+in_each_engine!(a_program_that_fails_fails_its_task_with_its_code);
+
+fn the_server_stops_a_run(place: &Where) {
+    let context = TestContext::new();
+    let task = Task::new(&context, place, WAITS);
+    let output = context.path("output");
+    let mut running = task.execute().spawn(&output);
+    wait_until("the task is up", || task.said("up\n"));
+    let message = || task.document(&task.id)["status_message"].as_str().unwrap_or_default().to_owned();
+    wait_until("the task says that it runs", || message().starts_with("running (Changed by clearml-agent "));
+    task.server.call("tasks.stop", &json!({ "task": task.id }));
+    let code = running.wait();
+    let said = fs_err::read_to_string(&output).unwrap();
+    assert_eq!(code, Some(143), "{said}");
+    assert_eq!(task.told(), ("stopped".to_owned(), "task was stopped by tasks.stop".to_owned()));
+    assert!(said.contains("asked to end") && task.said("asked to end\n"), "{said}");
+}
+in_each_engine!(the_server_stops_a_run);
+
+fn a_signal_stops_a_run(place: &Where) {
+    let context = TestContext::new();
+    let task = Task::new(&context, place, WAITS);
+    let output = context.path("output");
+    let mut running = task.execute().spawn(&output);
+    wait_until("the task is up", || task.said("up\n"));
+    running.signal(Signal::TERM);
+    let code = running.wait();
+    let said = fs_err::read_to_string(&output).unwrap();
+    assert_eq!(code, Some(143), "{said}");
+    assert_eq!(task.told(), ("stopped".to_owned(), "user abort".to_owned()));
+    assert!(task.said("asked to end\n"), "{said}");
+}
+in_each_engine!(a_signal_stops_a_run);
+
+#[test]
+fn a_clone_runs_and_the_task_stays_as_it_is() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, ENDS);
+    let outcome = task.execute().arg("--clone").run().success();
+    let clone = outcome.stdout.lines().next().unwrap().strip_prefix("up ").unwrap().to_owned();
+    assert_ne!(clone, task.id);
+    assert_eq!((task.server.status(&task.id).as_str(), task.server.status(&clone).as_str()), ("created", "completed"));
+    assert_eq!(task.document(&clone)["name"], "Clone of a task");
+    assert_eq!(task.document(&clone)["parent"], task.id.as_str());
+}
+
+#[test]
+fn only_a_task_that_waits_in_a_queue_where_that_is_asked_for() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, ENDS);
+    let outcome = task.execute().arg("--require-queue").run().exits(75);
+    let expected = format!("error: the task `{}` waits in no queue: it is created", task.id);
+    assert!(outcome.stderr.contains(&expected), "{}", outcome.stderr);
+    assert_eq!(task.server.status(&task.id), "created");
+    task.server.call("tasks.enqueue", &json!({ "task": task.id, "queue_name": "work" }));
+    task.execute().arg("--require-queue").run().success();
+    assert_eq!(task.server.status(&task.id), "completed");
+    let queues = task.server.call("queues.get_all", &json!({ "name": "work" }));
+    assert_eq!(queues["queues"][0]["entries"], json!([]));
+}
+
+#[test]
+fn a_task_of_another_worker_is_refused() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, ENDS);
+    task.server.call("tasks.started", &json!({ "task": task.id }));
+    let report = json!({ "worker": "you:1", "task": task.id, "timestamp": 1 });
+    task.server.call("workers.status_report", &report);
+    let outcome = task.execute().run().exits(75);
+    let expected = format!("error: the task `{}` is in progress at worker `you:1`", task.id);
+    assert!(outcome.stderr.contains(&expected), "{}", outcome.stderr);
+    assert!(task.units().is_empty());
+}
+
+#[test]
+fn whoever_started_it_may_tell_the_end() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, "raise SystemExit(5)");
+    task.execute().arg("--disable-monitoring").run().exits(5);
+    assert_eq!(task.server.status(&task.id), "in_progress");
+}

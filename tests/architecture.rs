@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("libdeflater", &["oci"]),
     ("nvml_wrapper", &["gpu"]),
     ("rusqlite", &["server"]),
+    ("serde_saphyr", &["gpu"]),
     ("tar", &["oci"]),
     ("toml", &["lock", "base", "system", "python"]),
 ];

@@ -1,25 +1,42 @@
 //! `agent gpus`: this machine's GPUs as its driver tells of them.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::Context;
 use crate::cli::gpus::GpusArgs;
+use crate::daemon::allocate::{Demand, Next, Order, Pool, Share};
 use crate::error::Failure;
-use crate::gpu::{self, Discovery, Inventory};
+use crate::gpu::{self, Ask, Discovery, GpuDevice, GpuSet, Inventory};
 use crate::ui::{Align, Table, text};
 
-/// Lists the GPUs.
-pub(super) fn run(_: &GpusArgs, context: &Context) -> Result<u8, Failure> {
+/// Lists the GPUs, or says what a task would get of them.
+pub(super) fn run(args: &GpusArgs, context: &Context) -> Result<u8, Failure> {
     let ui = &context.ui;
-    match gpu::discover()? {
+    let ask = args.gpus.as_deref().map(str::parse::<Ask>).transpose()?;
+    let found = gpu::discover()?;
+    let chosen = gpu::resolve(ask.as_ref().unwrap_or(&Ask::Unsaid), &found)?;
+    if let Some(share) = &args.share {
+        return offer(share.parse()?, &chosen, &found, context);
+    }
+    match found {
         Discovery::NoDriver(reason) if ui.is_json() => {
             ui.print_json(&json!({"driver": null, "cuda": null, "devices": [], "reason": reason}))?;
         }
         Discovery::NoDriver(reason) => ui.print(&format!("no GPUs: {reason}"))?,
-        Discovery::Found(inventory) if ui.is_json() => ui.print_json(&inventory)?,
-        Discovery::Found(inventory) => {
+        Discovery::Found(mut inventory) => {
+            if ask.is_some() {
+                inventory.devices = only(&chosen, &inventory);
+            }
+            if ui.is_json() {
+                ui.print_json(&inventory)?;
+                return Ok(0);
+            }
             let mut shown = format!("driver {}, CUDA up to {}\n", inventory.driver, inventory.cuda);
-            if inventory.devices.is_empty() {
+            if ask == Some(Ask::None) {
+                shown.push_str("no GPUs: none are asked for");
+            } else if inventory.devices.is_empty() {
                 shown.push_str("no GPUs: the driver sees none");
             } else {
                 shown.push_str(&table(&inventory).render(ui.paint()));
@@ -28,6 +45,46 @@ pub(super) fn run(_: &GpusArgs, context: &Context) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// What a task with this share would get of the devices now.
+fn offer(share: Share, chosen: &GpuSet, found: &Discovery, context: &Context) -> Result<u8, Failure> {
+    let mut pool = Pool::new(chosen)?;
+    pool.check("--share", share)?;
+    if let Discovery::Found(inventory) = found {
+        pool.observe(inventory, &BTreeSet::new());
+    }
+    let short = |devices: &[&GpuDevice]| devices.iter().map(|it| it.short()).collect::<Vec<_>>();
+    let free = short(&pool.free());
+    let gets = match pool.next(&[Demand { share, waiting: 1 }], Order::Priority) {
+        Next::Take { gpus, .. } => Some(short(&gpus.devices.iter().collect::<Vec<_>>())),
+        Next::Wait { .. } | Next::Idle => None,
+    };
+    if context.ui.is_json() {
+        context.ui.print_json(&json!({"free": free, "gets": gets}))?;
+        return Ok(0);
+    }
+    let free = if free.is_empty() { "none".to_owned() } else { free.join(", ") };
+    context.ui.print(&match gets {
+        Some(gets) => format!("free: {free}; a task gets {}", gets.join(", ")),
+        None => format!("free: {free}; a task of {} waits", share.least),
+    })?;
+    Ok(0)
+}
+
+/// The devices of a set in its order; of a partitioned one the chosen instances.
+fn only(chosen: &GpuSet, inventory: &Inventory) -> Vec<gpu::Gpu> {
+    let mut devices: Vec<gpu::Gpu> = Vec::new();
+    for device in &chosen.devices {
+        let Some(gpu) = inventory.devices.iter().find(|it| it.uuid == device.uuid) else { continue };
+        let instances =
+            gpu.instances.iter().filter(|it| device.instance.as_ref().is_some_and(|own| own.uuid == it.uuid));
+        match devices.iter_mut().find(|it| it.uuid == device.uuid) {
+            Some(listed) => listed.instances.extend(instances.cloned()),
+            None => devices.push(gpu::Gpu { instances: instances.cloned().collect(), ..gpu.clone() }),
+        }
+    }
+    devices
 }
 
 fn table(inventory: &Inventory) -> Table {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 mod docker;
+mod gpus;
 mod journal;
 mod natively;
 mod podman;

@@ -137,6 +137,15 @@ pub const VARIABLES: &[Variable] = &[
         "AGENT_SANDBOX",
         "The only way steps of a build may run: `root`, `mapped`, `single` or `docker`; the best that works by default.",
     ),
+    read(
+        "AGENT_CDI_DIRS",
+        "Directories with CDI specifications of devices, the most important last, separated by colons; `/etc/cdi` and \
+         `/var/run/cdi` by default.",
+    ),
+    read(
+        "AGENT_DRIVER_ROOT",
+        "Where the NVIDIA driver is installed when not in `/`: a driver container's root, `/run/nvidia/driver`.",
+    ),
     read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
     read("NO_COLOR", "Switches colours off when set to anything."),
     read("CLICOLOR_FORCE", "Switches colours on, terminal or not, when set to anything but `0`."),

@@ -1,5 +1,7 @@
 //! The executor: queues served by images.
 
+pub mod allocate;
+pub mod preflight;
 pub mod schedule;
 pub mod settings;
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Agent, Api};
+use crate::gpu;
 use crate::run::EngineKind;
 
 /// What decides how any task is executed here, whichever verb asked.
@@ -14,7 +15,7 @@ pub struct ExecutionSettings {
     /// `--docker "image args"`, as it was given: passed on to the build.
     pub docker: Option<String>,
     /// Which GPUs.
-    pub gpus: GpuChoice,
+    pub gpus: gpu::Ask,
     /// Run only tasks that name an image made of them (`--prebuilt-only`).
     pub prebuilt_only: bool,
     /// How often a task is tried again after the machinery failed it, not its program (`--retries`).
@@ -35,19 +36,6 @@ pub struct ExecutionSettings {
     pub api: Api,
     /// The `agent` section.
     pub agent: Agent,
-}
-
-/// `--gpus`, `--cpu-only`, or neither.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GpuChoice {
-    /// Neither: all there are.
-    Unsaid,
-    /// `--cpu-only`, `--gpus none`.
-    None,
-    /// `--gpus all`.
-    All,
-    /// `--gpus 0,1`, ranges undone: indices, `0:1` for instances, UUIDs.
-    These(Vec<String>),
 }
 
 /// How long a phase may take, and how long it may go without any progress.

@@ -2,18 +2,23 @@
 //!
 //! The library comes with the driver (`libnvidia-ml.so.1`); a machine without one is an answer, not an error.
 
+mod ask;
 pub mod cdi;
+pub mod driver;
+mod error;
+mod partition;
 mod set;
 
+pub use ask::{Ask, resolve};
+pub use error::GpuError;
 pub use set::{GpuDevice, GpuInstance, GpuSet};
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::path::Path;
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
 use serde::Serialize;
-
-use crate::error::{Explain, Kind};
 
 /// Names the library is known by; only the first comes with every driver.
 const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
@@ -48,6 +53,10 @@ pub struct Gpu {
     pub uuid: String,
     /// Product name.
     pub name: String,
+    /// Family of products as NVIDIA's container tools name it, `tesla`; absent where the driver does not tell.
+    pub brand: Option<String>,
+    /// Number of its device node, `/dev/nvidia0`; absent where the driver does not tell. Not always its index.
+    pub minor: Option<u32>,
     /// Memory in bytes; absent where the device has none of its own (it shares the machine's).
     pub memory_total: Option<u64>,
     /// Memory in use, in bytes.
@@ -75,36 +84,8 @@ pub struct MigInstance {
     pub name: Option<String>,
     /// Memory in bytes, where the driver tells.
     pub memory_total: Option<u64>,
-}
-
-/// Why a driver that is there does not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("the NVIDIA driver does not answer: {what} failed")]
-pub struct GpuError {
-    /// What was asked.
-    what: &'static str,
-    /// What it said.
-    #[source]
-    source: NvmlError,
-}
-
-impl Explain for GpuError {
-    fn kind(&self) -> Kind {
-        Kind::System
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self.source {
-            NvmlError::NoPermission => vec!["Make sure this user may open /dev/nvidiactl and /dev/nvidia*.".to_owned()],
-            NvmlError::LibRmVersionMismatch => {
-                vec![
-                    "The driver was updated while it was loaded: restart the machine or reload the kernel module."
-                        .to_owned(),
-                ]
-            }
-            _ => vec!["See whether `nvidia-smi` works; if not, the driver needs repair.".to_owned()],
-        }
-    }
+    /// Processes with a compute context on it.
+    pub processes: Vec<u32>,
 }
 
 /// Asks the driver.
@@ -113,8 +94,8 @@ impl Explain for GpuError {
 /// [`GpuError`] when a driver is there and does not answer.
 pub fn discover() -> Result<Discovery, GpuError> {
     let mut missing = String::new();
-    for library in LIBRARIES {
-        match Nvml::builder().lib_path(OsStr::new(library)).init() {
+    for library in libraries() {
+        match Nvml::builder().lib_path(&library).init() {
             Ok(nvml) => return inventory(&nvml).map(Discovery::Found),
             Err(NvmlError::LibloadingError(error)) => missing = error.to_string(),
             Err(NvmlError::DriverNotLoaded) => {
@@ -122,14 +103,26 @@ pub fn discover() -> Result<Discovery, GpuError> {
                     "NVIDIA's library is installed, its kernel driver is not loaded".to_owned(),
                 ));
             }
-            Err(source) => return Err(GpuError { what: "its start", source }),
+            Err(source) => return Err(GpuError::Driver { what: "its start", source }),
         }
     }
     Ok(Discovery::NoDriver(format!("no NVIDIA driver on this machine ({missing})")))
 }
 
+/// What to load: the library of the driver's own root where one is named, else what the loader finds.
+fn libraries() -> Vec<OsString> {
+    let root = driver::root();
+    let mut names: Vec<OsString> = Vec::new();
+    if root != Path::new("/") {
+        let own = driver::directories(&root).into_iter().map(|it| it.join(LIBRARIES[0])).filter(|it| it.exists());
+        names.extend(own.map(OsString::from));
+    }
+    names.extend(LIBRARIES.map(OsString::from));
+    names
+}
+
 fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
-    let failed = |what| move |source| GpuError { what, source };
+    let failed = |what| move |source| GpuError::Driver { what, source };
     let cuda = nvml.sys_cuda_driver_version().map_err(failed("the CUDA version"))?;
     let count = nvml.device_count().map_err(failed("the number of devices"))?;
     let devices = (0..count)
@@ -147,25 +140,25 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
 }
 
 fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
-    let failed = |what| move |source| GpuError { what, source };
+    let failed = |what| move |source| GpuError::Driver { what, source };
     let memory = match device.memory_info() {
         Err(NvmlError::NotSupported) => None,
         other => Some(other.map_err(failed("a device's memory"))?),
     };
     // A device that knows no MIG says so; that is no failure.
     let mig = device.mig_mode().is_ok_and(|it| it.current == 1);
-    let mut processes: Vec<u32> =
-        device.running_compute_processes().unwrap_or_default().into_iter().map(|it| it.pid).collect();
-    processes.sort_unstable();
     Ok(Gpu {
         index,
         uuid: device.uuid().map_err(failed("a device's UUID"))?,
         name: device.name().map_err(failed("a device's name"))?,
+        // The library's names of brands are the tools', in other case.
+        brand: device.brand().ok().map(|it| format!("{it:?}").to_lowercase()),
+        minor: device.minor_number().ok(),
         memory_total: memory.as_ref().map(|it| it.total),
         memory_used: memory.as_ref().map(|it| it.used),
         compute_capability: device.cuda_compute_capability().ok().map(|it| format!("{}.{}", it.major, it.minor)),
         utilization: device.utilization_rates().ok().map(|it| it.gpu),
-        processes,
+        processes: processes(device),
         mig,
         instances: if mig { instances(device) } else { Vec::new() },
     })
@@ -178,7 +171,16 @@ fn instances(device: &NvmlDevice<'_>) -> Vec<MigInstance> {
         .filter_map(|index| {
             let instance = device.mig_device_by_index(index).ok()?;
             let memory_total = instance.memory_info().ok().map(|it| it.total);
-            Some(MigInstance { index, uuid: instance.uuid().ok()?, name: instance.name().ok(), memory_total })
+            let (uuid, name) = (instance.uuid().ok()?, instance.name().ok());
+            Some(MigInstance { index, uuid, name, memory_total, processes: processes(&instance) })
         })
         .collect()
+}
+
+/// Ids of the processes with a compute context; a driver that does not tell has none to tell of.
+fn processes(device: &NvmlDevice<'_>) -> Vec<u32> {
+    let mut ids: Vec<u32> =
+        device.running_compute_processes().unwrap_or_default().into_iter().map(|it| it.pid).collect();
+    ids.sort_unstable();
+    ids
 }

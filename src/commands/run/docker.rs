@@ -10,6 +10,7 @@ use crate::commands::Context;
 use crate::digest::Digest;
 use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
 use crate::error::Failure;
+use crate::gpu;
 use crate::run::{arguments, docker};
 use crate::secret::Secret;
 use crate::settings::UsageError;
@@ -57,7 +58,7 @@ pub(super) async fn run(
         read_only: !it.writable,
     }));
     if let Some(list) = &args.gpus {
-        spec.device_requests = gpus(list).into_iter().collect();
+        give_gpus(&mut spec, &list.parse()?);
     }
     if place.podman && !spec.device_requests.is_empty() {
         let hint = "Add --engine docker, or --gpus none to run without.";
@@ -109,15 +110,23 @@ async fn attend(engine: &Docker, spec: ContainerSpec, context: &Context) -> Resu
     Ok(u8::try_from(ended.code).unwrap_or(1))
 }
 
-/// `all`, or indices and UUIDs; `none` and an empty list ask for nothing.
-fn gpus(list: &str) -> Option<DeviceRequest> {
-    let ids: Vec<String> = list.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect();
+/// Asks the engine for GPUs by the names that were given: it may be on another machine. The variable is set too, for an
+/// image's own says which ones its programs think they have.
+fn give_gpus(spec: &mut ContainerSpec, ask: &gpu::Ask) {
     let request = |ids| DeviceRequest { driver: String::new(), ids, capabilities: vec!["gpu".to_owned()] };
-    match ids.as_slice() {
-        [] => None,
-        [one] if one == "none" => None,
-        [one] if one == "all" => Some(request(Vec::new())),
-        _ => Some(request(ids)),
+    let mut env = BTreeMap::new();
+    spec.device_requests.clear();
+    match ask {
+        gpu::Ask::Unsaid => {}
+        gpu::Ask::None => env = gpu::GpuSet::default().environment(),
+        gpu::Ask::All => spec.device_requests.push(request(Vec::new())),
+        gpu::Ask::These(ids) => {
+            env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","));
+            spec.device_requests.push(request(ids.clone()));
+        }
+    }
+    for (name, value) in env {
+        spec.env.entry(name).or_insert_with(|| Secret::new(value));
     }
 }
 
@@ -143,9 +152,17 @@ mod tests {
 
     #[test]
     fn gpus_as_docker_takes_them() {
-        assert_eq!(gpus("none"), None);
-        assert!(gpus("all").unwrap().ids.is_empty());
-        assert_eq!(gpus("0, GPU-1").unwrap().ids, ["0", "GPU-1"]);
+        let given = |list: &str| {
+            let mut spec = ContainerSpec::default();
+            give_gpus(&mut spec, &list.parse().unwrap());
+            let visible = spec.env.get("NVIDIA_VISIBLE_DEVICES").map(|it| it.reveal().to_owned());
+            (spec.device_requests.into_iter().next().map(|it| it.ids), visible)
+        };
+        assert_eq!(given("none"), (None, Some("void".to_owned())));
+        assert_eq!(given("all"), (Some(Vec::new()), None));
+        let some = |ids: &[&str]| (Some(ids.iter().map(ToString::to_string).collect()), Some(ids.join(",")));
+        assert_eq!(given("0, GPU-1"), some(&["0", "GPU-1"]));
+        assert_eq!(given("0-1,2.3"), some(&["0", "1", "2:3"]));
     }
 
     #[test]

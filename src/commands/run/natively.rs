@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use super::{Given, container_arguments, words};
+use super::{Given, container_arguments, gpus, words};
 use crate::base::Around;
 use crate::cli::run::RunArgs;
 use crate::commands::{Context, Interrupted, blocking};
@@ -16,14 +16,11 @@ use crate::oci::Platform;
 use crate::run::arguments;
 use crate::run::native::{self, NativeSpec};
 use crate::sandbox::{Bind, LayerBlob};
-use crate::settings::UsageError;
 
 /// Runs an image to its end.
 pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: &Context) -> Result<u8, Failure> {
-    if args.gpus.as_deref().is_some_and(|it| it != "none") {
-        let hint = "Add --engine docker; natively a run has no GPUs in this release.";
-        return Err(UsageError::new("--gpus needs the Docker engine", hint).into());
-    }
+    // Before anything is fetched.
+    let edits = gpus::edits(args.gpus.as_deref(), context).await?;
     let image = read::fetch_whole(around, &given.request, &Platform::host()).await?;
     let ours = image.config.pointer("/config/Entrypoint/0").is_some_and(|it| it == launch::BINARY);
     let text = if ours { container_arguments(around, &given.request).await? } else { None };
@@ -32,7 +29,7 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     let mut env: BTreeMap<_, _> = asked.env.iter().map(|(name, it)| (name.clone(), it.reveal().to_owned())).collect();
     env.extend(given.env);
     let lent = |it: crate::engine::Bind| Bind { source: it.source.into(), target: it.target, writable: !it.read_only };
-    let spec = NativeSpec {
+    let mut spec = NativeSpec {
         layers: image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect(),
         config: image.config,
         arguments: words(args),
@@ -43,6 +40,7 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         hostname: "agent".to_owned(),
         ..NativeSpec::default()
     };
+    gpus::lend(edits, &mut spec);
     let (store, reporter) = (around.store.clone(), context.ui.reporter());
     let mut signals = native::Signals::listen()?;
     let started = blocking(move || {

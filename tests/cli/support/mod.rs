@@ -6,6 +6,7 @@
 
 mod call;
 mod files;
+pub(crate) mod gpus;
 pub(crate) mod images;
 mod index;
 mod registry;

@@ -1,0 +1,196 @@
+//! Whether an image can run here, told from its configuration and its lock alone: before a layer or a wheel is fetched.
+//!
+//! Checked are the architecture (of the image and of every wheel), what the image requires of the driver
+//! (`NVIDIA_REQUIRE_…`, as NVIDIA's container tools do), the CUDA version its wheels were made for, and room on the disk.
+//! What certainly fails is refused with the reason; what may fail is a warning.
+//!
+//! To be called with [`Machine`] filled in, after the lock is there and before the build: a locked base's configuration is
+//! a small blob (`lock.base.config`), at hand once the lock was made. For a prebuilt image: its own configuration and lock.
+
+mod require;
+mod wheels;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::digest::Digest;
+use crate::error::{Explain, Kind};
+use crate::gpu::{GpuSet, Inventory};
+use crate::lock::Lock;
+
+/// How much larger a layer is unpacked, about.
+const UNPACKED: u64 = 3;
+
+/// The machine that is to run the image.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Its architecture as images have it: `amd64`, `arm64`.
+    pub architecture: String,
+    /// The GPUs of the run.
+    pub gpus: GpuSet,
+    /// The driver and its devices, where there is one.
+    pub inventory: Option<Inventory>,
+    /// Room in bytes where images are kept; absent where it is not known.
+    pub free: Option<u64>,
+    /// Layers and wheels that are there already.
+    pub present: BTreeSet<Digest>,
+}
+
+/// Something that may go wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why an image cannot run here.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreflightError {
+    /// Another architecture.
+    #[error("{what} is made for `{wanted}`, this machine is `{present}`")]
+    Architecture {
+        /// The image, or a wheel.
+        what: String,
+        /// What it is made for.
+        wanted: String,
+        /// What the machine is.
+        present: String,
+    },
+    /// The image requires more of the driver.
+    #[error("the image requires `{requirement}` ({variable}), and GPU {device} has {present}")]
+    Driver {
+        /// The variable that says so.
+        variable: String,
+        /// Its value.
+        requirement: String,
+        /// The device that does not meet it.
+        device: String,
+        /// What it has.
+        present: String,
+    },
+    /// The wheels are made for a newer CUDA.
+    #[error("{wheel} is made for CUDA {wanted}; driver {driver} runs CUDA up to {present}")]
+    Cuda {
+        /// Name and version of the distribution.
+        wheel: String,
+        /// The CUDA version.
+        wanted: String,
+        /// The driver's version.
+        driver: String,
+        /// The newest CUDA version that it runs.
+        present: String,
+    },
+    /// The disk is too small.
+    #[error("{needed} bytes have to be fetched and {free} bytes are free")]
+    Space {
+        /// What is missing.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+}
+
+impl Explain for PreflightError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Space { .. } => Kind::Space,
+            _ => Kind::Unsatisfiable,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Architecture { present, .. } => {
+                vec![format!("Use a base image for `{present}` and lock the task again, or run it elsewhere.")]
+            }
+            Self::Driver { .. } => vec![
+                "Update the driver, use a base image made for an older CUDA version, or run the task elsewhere."
+                    .to_owned(),
+                "NVIDIA_DISABLE_REQUIRE=1 among the task's container arguments switches this check off.".to_owned(),
+            ],
+            Self::Cuda { present, .. } => vec![
+                format!("Ask for a version of the package made for CUDA {present} or older, or update the driver."),
+                "Without GPUs (`--cpu-only`) it may run all the same.".to_owned(),
+            ],
+            // The renderer knows what to do about a full disk.
+            Self::Space { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Whether an image can run on a machine. `config` is its configuration (image-spec), or its base's.
+///
+/// # Errors
+/// [`PreflightError`]
+pub fn preflight(config: &Value, lock: &Lock, machine: &Machine) -> Result<Vec<Warning>, PreflightError> {
+    let mut warnings = Vec::new();
+    architecture(config, lock, machine)?;
+    space(lock, machine, &mut warnings)?;
+    let env = |name: &str| variables(config).find(|it| it.0 == name).map(|it| it.1);
+    if let (Some(inventory), false) = (&machine.inventory, machine.gpus.is_empty()) {
+        let off =
+            env("NVIDIA_DISABLE_REQUIRE").or_else(|| lock.launch.env.get("NVIDIA_DISABLE_REQUIRE").map(String::as_str));
+        let mut required = false;
+        if !off.is_some_and(|it| matches!(it.to_ascii_lowercase().as_str(), "1" | "true" | "yes")) {
+            required = require::check(variables(config), &machine.gpus, inventory, &mut warnings)?;
+        }
+        // An image that the driver meets although it is made for a newer CUDA brings the libraries for that.
+        let own = env("CUDA_VERSION").and_then(wheels::Cuda::parse).filter(|_| required);
+        wheels::check(&lock.python, inventory, own, &mut warnings)?;
+    } else {
+        wheels::unused(&lock.python, &mut warnings);
+    }
+    Ok(warnings)
+}
+
+/// The variables of an image.
+fn variables(config: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let list = config["config"]["Env"].as_array().into_iter().flatten();
+    list.filter_map(|it| it.as_str()?.split_once('='))
+}
+
+fn architecture(config: &Value, lock: &Lock, machine: &Machine) -> Result<(), PreflightError> {
+    let present = &machine.architecture;
+    let mismatch = |what: String, wanted: &str| PreflightError::Architecture {
+        what,
+        wanted: wanted.to_owned(),
+        present: present.clone(),
+    };
+    let image = config["architecture"].as_str().unwrap_or(&lock.base.platform.architecture);
+    for wanted in [image, &lock.base.platform.architecture] {
+        if wanted != present {
+            return Err(mismatch("the image".to_owned(), wanted));
+        }
+    }
+    for wheel in &lock.python.distributions {
+        if let Some(wanted) = wheels::foreign(&wheel.file, present) {
+            return Err(mismatch(format!("the wheel `{}`", wheel.file), wanted));
+        }
+    }
+    Ok(())
+}
+
+fn space(lock: &Lock, machine: &Machine, warnings: &mut Vec<Warning>) -> Result<(), PreflightError> {
+    let Some(free) = machine.free else { return Ok(()) };
+    let blobs = lock.base.layers.iter().filter_map(|it| it.blob.as_ref()).map(|it| (&it.digest, it.size));
+    let wheels = lock.python.distributions.iter().map(|it| (&it.sha256, it.size));
+    let absent = blobs.chain(wheels).filter(|it| !machine.present.contains(it.0));
+    let needed = absent.fold(0_u64, |sum, it| sum.saturating_add(it.1));
+    if needed > free {
+        return Err(PreflightError::Space { needed, free });
+    }
+    if needed.saturating_mul(1 + UNPACKED) > free {
+        warnings.push(Warning(format!(
+            "{needed} bytes have to be fetched and {free} bytes are free: unpacked, the image may not fit."
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

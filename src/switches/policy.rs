@@ -101,7 +101,8 @@ impl Policy {
     #[must_use]
     pub fn allows(&self, switch: &Switch) -> bool {
         let whole = switch.glued();
-        let matches = |it: &Regex| it.is_match(switch.spelled()) || whole.as_deref().is_some_and(|whole| it.is_match(whole));
+        let matches =
+            |it: &Regex| it.is_match(switch.spelled()) || whole.as_deref().is_some_and(|whole| it.is_match(whole));
         self.allowed.is_empty() || self.allowed.iter().any(matches)
     }
 
@@ -123,12 +124,7 @@ impl Policy {
         self.keep(switches, |it| !self.forbids(it), warnings)
     }
 
-    fn keep(
-        &self,
-        switches: Vec<Switch>,
-        may: impl Fn(&Switch) -> bool,
-        warnings: &mut Vec<String>,
-    ) -> Vec<Switch> {
+    fn keep(&self, switches: Vec<Switch>, may: impl Fn(&Switch) -> bool, warnings: &mut Vec<String>) -> Vec<Switch> {
         let mut kept = Vec::new();
         for switch in switches {
             if may(&switch) {

@@ -5,7 +5,7 @@
 //! for installing at start (apt, pip, virtual environments, repositories) is not lent: a run installs nothing.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -267,7 +267,7 @@ impl Copying {
             let (path, copy) = (entry.path(), to.join(entry.file_name()));
             // Links are the user's own doing, but a circle of directories is none that ends.
             let kind = entry.file_type().map_err(wrong)?;
-            let target = fs::metadata(&path).map(|it| it.is_file()).unwrap_or(false);
+            let target = fs::metadata(&path).is_ok_and(|it| it.is_file());
             if kind.is_dir() {
                 self.directory(&path, &copy)?;
             } else if target {

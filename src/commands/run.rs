@@ -62,11 +62,11 @@ async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) 
             let Some(engine) = around.docker.clone() else {
                 return Err(DeliverError::NoEngine { name: args.image.clone() }.into());
             };
-            docker::run(args, around, docker::Place { engine, podman: false }, given, context).await
+            docker::run(args, around, docker::Place { engine, podman: None }, given, context).await
         }
         RunEngine::Podman => {
-            let connected = podman::connect(context).await?;
-            let place = docker::Place { engine: connected.engine.clone(), podman: true };
+            let podman = podman::connect(context).await?;
+            let place = docker::Place { engine: podman.docker()?, podman: Some(podman) };
             docker::run(args, around, place, given, context).await
         }
     }

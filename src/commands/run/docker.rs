@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Given;
+use super::{Given, gpus};
 use crate::base::{Around, BaseError, Request};
 use crate::cli::run::RunArgs;
 use crate::commands::Context;
 use crate::digest::Digest;
-use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
+use crate::engine::{ContainerSpec, DeviceRequest, Docker, Libpod, LogChunk};
 use crate::error::Failure;
 use crate::gpu;
 use crate::run::{EngineKind, docker};
@@ -19,8 +19,8 @@ use crate::settings::UsageError;
 pub(super) struct Place {
     /// Its API.
     pub(super) engine: Docker,
-    /// Whether it is Podman, which names its own images differently and knows no device requests.
-    pub(super) podman: bool,
+    /// Podman's own API, where it is Podman: its images are named differently, and devices by CDI.
+    pub(super) podman: Option<Libpod>,
 }
 
 /// Runs an image that the engine has.
@@ -36,7 +36,7 @@ pub(super) async fn run(
     let words = super::words(args);
     // The task's own arguments first: what was asked for here counts more.
     let around = Around { docker: Some(engine.clone()), ..around };
-    let kind = if place.podman { EngineKind::Podman } else { EngineKind::Docker };
+    let kind = if place.podman.is_some() { EngineKind::Podman } else { EngineKind::Docker };
     let mut spec = super::of_task(&around, &Request::Docker(name.clone()), kind, context).await?;
     spec.image = name;
     spec.command = (!words.is_empty()).then_some(words);
@@ -53,15 +53,13 @@ pub(super) async fn run(
         target: it.target,
         read_only: !it.writable,
     }));
-    if let Some(list) = &args.gpus {
-        give_gpus(&mut spec, &list.parse()?);
-    }
-    if place.podman && !spec.device_requests.is_empty() {
-        let hint = "Add --engine docker, or --gpus none to run without.";
-        return Err(UsageError::new("in Podman a run has no GPUs in this release", hint).into());
+    match (&args.gpus, &place.podman) {
+        (Some(list), None) => give_gpus(&mut spec, &list.parse()?),
+        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec).await?,
+        (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
-    attend(engine, spec, context).await
+    attend(&place, spec, context).await
 }
 
 /// The name under which the engine has the image.
@@ -75,7 +73,7 @@ async fn name(place: &Place, request: Request) -> Result<String, Failure> {
         }
     };
     // A short name means Docker's own registry to Podman's API, but its own images are named `localhost/…`.
-    let own = (place.podman && !name.contains('/')).then(|| format!("localhost/{name}"));
+    let own = (place.podman.is_some() && !name.contains('/')).then(|| format!("localhost/{name}"));
     for name in own.into_iter().chain([name.clone()]) {
         if place.engine.image(&name).await?.is_some() {
             return Ok(name);
@@ -85,9 +83,15 @@ async fn name(place: &Place, request: Request) -> Result<String, Failure> {
 }
 
 /// Runs a container to its end; nothing of it is left.
-async fn attend(engine: &Docker, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
+async fn attend(place: &Place, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
     let signals = docker::StopSignals::listen()?;
-    let mut run = docker::start(engine, spec, &run_id()).await?;
+    let mut run = match &place.podman {
+        None => docker::start(&place.engine, spec, &run_id()).await?,
+        Some(podman) => {
+            let id = podman.create(&docker::marked(spec, &run_id())).await?;
+            docker::start_created(&place.engine, id).await?
+        }
+    };
     let hand_on = |chunk: &LogChunk| match chunk {
         LogChunk::Out(bytes) => drop(context.ui.write(bytes)),
         LogChunk::Err(bytes) => context.ui.write_error(bytes),

@@ -1,20 +1,40 @@
-//! The GPUs of a native run.
+//! The GPUs of a native run, and of one in Podman: both are of this machine.
 
 use crate::commands::{Context, blocking};
+use crate::engine::{ContainerSpec, DeviceRequest};
 use crate::error::Failure;
 use crate::gpu::cdi::{self, ContainerEdits};
-use crate::gpu::{self, Ask};
+use crate::gpu::{self, Ask, GpuSet};
 use crate::run::native::NativeSpec;
 use crate::sandbox::Bind;
+use crate::secret::Secret;
+
+/// Gives GPUs to a container of Podman by their CDI names.
+pub(super) async fn by_name(ask: Ask, spec: &mut ContainerSpec) -> Result<(), Failure> {
+    let set = resolved(ask).await?;
+    spec.device_requests.clear();
+    spec.env.extend(set.environment().into_iter().map(|(name, value)| (name, Secret::new(value))));
+    // What gives devices by this variable has no part in it.
+    spec.env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), Secret::new("void"));
+    if !set.is_empty() {
+        let ask = DeviceRequest { driver: "cdi".to_owned(), ids: cdi::names(&set), capabilities: Vec::new() };
+        spec.device_requests.push(ask);
+    }
+    Ok(())
+}
+
+async fn resolved(ask: Ask) -> Result<GpuSet, Failure> {
+    if ask == Ask::None {
+        return Ok(GpuSet::default());
+    }
+    blocking(move || Ok(gpu::resolve(&ask, &gpu::discover()?)?)).await
+}
 
 /// What a run with `--gpus` takes. Not said, it has none, as with Docker.
 pub(super) async fn edits(list: Option<&str>, context: &Context) -> Result<ContainerEdits, Failure> {
     let ask: Ask = list.map_or(Ok(Ask::None), str::parse)?;
-    let (edits, warnings) = blocking(move || {
-        let set = if ask == Ask::None { gpu::GpuSet::default() } else { gpu::resolve(&ask, &gpu::discover()?)? };
-        Ok(cdi::edits(&set)?)
-    })
-    .await?;
+    let set = resolved(ask).await?;
+    let (edits, warnings) = blocking(move || Ok(cdi::edits(&set)?)).await?;
     for warning in warnings {
         context.ui.reporter().warning(warning);
     }

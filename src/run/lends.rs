@@ -5,7 +5,7 @@
 //! for installing at start (apt, pip, virtual environments, repositories) is not lent: a run installs nothing.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 //! `docs/container-arguments.md` shows this table.
 
 /// A switch of `docker run`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Its long name, without dashes.
     pub name: &'static str,

@@ -273,8 +273,8 @@ impl Output {
             None => None,
             Some(path) => {
                 let failed = |source| ExecuteError::Log { path: path.to_owned(), source };
-                let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-                Some((path.to_owned(), tokio::fs::File::from_std(file)))
+                let file = fs_err::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+                Some((path.to_owned(), tokio::fs::File::from_std(file.into_file())))
             }
         };
         Ok(Self { context: context.clone(), log })

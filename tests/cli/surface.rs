@@ -19,6 +19,7 @@ fn help_and_version() {
         "server",
         "cache",
         "list",
+        "logs",
         "gpus",
         "config",
         "completion",

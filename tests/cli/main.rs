@@ -9,6 +9,7 @@ mod support;
 
 mod build;
 mod config;
+mod daemon;
 mod deliver;
 mod engines;
 mod execute;

@@ -13,6 +13,7 @@ fn help_and_version() {
         "build",
         "lock",
         "run",
+        "daemon",
         "execute",
         "inspect",
         "verify",

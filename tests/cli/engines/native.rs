@@ -110,3 +110,22 @@ fn what_the_first_process_prints_is_kept_and_nothing_of_the_order_is_on_disk_or_
         engine.remove(&spec.id).await.unwrap();
     });
 }
+
+#[test]
+fn devices_empty_directories_and_no_network_are_had_without_an_engine() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        let text = "{ df -k /scratch | tail -1 | awk '{print $2}'; test -c /dev/mine && echo device; \
+                    tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; } > $AGENT_SPOOL/said";
+        let mut spec = script(&runs, &image, text);
+        spec.container.tmpfs.insert("/scratch".to_owned(), "size=1m,mode=1777,noexec".to_owned());
+        spec.container.devices = vec![("/dev/null".to_owned(), "/dev/mine".to_owned(), "rw".to_owned())];
+        engine.start(&spec).await.unwrap();
+        assert_eq!(engine.wait(&spec.id).await.unwrap(), super::exited(0));
+        assert_eq!(written(&spec, "said"), "1024\ndevice\nlo\n");
+        engine.remove(&spec.id).await.unwrap();
+    });
+}

@@ -20,7 +20,7 @@ use crate::launch::{self, Mode};
 use crate::layer::BuiltLayer;
 use crate::lock::code::{self, Sources};
 use crate::lock::launch::{ArgumentPolicy, LaunchChoices};
-use crate::lock::{FORMAT, Lock, SetupPart, Text, VERSION};
+use crate::lock::{FORMAT, Lock, SetupPart, VERSION};
 use crate::oci::Platform;
 use crate::python::indexes::Indexes;
 use crate::task::Task;
@@ -33,6 +33,7 @@ mod layers;
 mod look;
 mod packages;
 mod projects;
+mod relock;
 
 pub use packages::Choices as RequirementChoices;
 
@@ -71,6 +72,12 @@ impl Workshop {
 pub struct Wishes<'a> {
     /// The base image.
     pub base: Request,
+    /// Whether the task itself names it: then it may be one that was made from a task.
+    pub base_of_task: bool,
+    /// Whether no earlier lock counts.
+    pub anew: bool,
+    /// Whether what the base's tag stands for is asked anew even so (`agent.docker_force_pull`).
+    pub force_pull: bool,
     /// Its platform.
     pub platform: Platform,
     /// The container arguments that count.
@@ -101,48 +108,37 @@ pub struct Wishes<'a> {
     pub artifact: &'a code::Artifact<'a>,
 }
 
-/// Pins everything a task asks for.
+/// Pins everything a task asks for. What an earlier lock of the task has, and the task asks for as then, stands.
 ///
 /// # Errors
 /// Any stage's, naming it.
 pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, Failure> {
     let reporter = &*shop.around.reporter;
-    let choices = code::Choices { artifact: wishes.artifact, force_task_init: wishes.force_task_init, reporter };
+    let elsewhere = code::is_elsewhere(&task.script.diff);
+    let artifact = if elsewhere { (wishes.artifact)(code::DIFF_ARTIFACT).ok().flatten() } else { None };
+    let again = |name: &str| artifact.clone().map_or_else(|| (wishes.artifact)(name), |it| Ok(Some(it)));
+    let (earlier, met) = relock::Earlier::find(shop, task, wishes, artifact.as_deref())?;
+    let choices = code::Choices { artifact: &again, force_task_init: wishes.force_task_init, reporter };
     // The repository and the base know nothing of each other.
-    let (request, platform) = (&wishes.base, &wishes.platform);
-    let solves = wishes.opencv || !wishes.apt.is_empty();
-    if solves {
-        early::before_lock(shop)?;
-    }
-    let (found, resolved) = thread::scope(|scope| {
-        let found = scope.spawn(move || -> Result<_, Failure> {
-            let (part, base) = base::lock(shop, request, platform)?;
-            if solves {
-                early::before_look(shop, &base)?;
-            }
-            let looked = look::look(shop, &base)?;
-            Ok((part, base, looked))
-        });
-        let resolved = code::resolve(&task.script, &shop.sources(), &choices);
-        (found.join(), resolved.during(|| "cannot have the task's code".to_owned()))
+    let (wish, kept) = (wishes.base_wish(), &earlier);
+    let (floor, code) = thread::scope(|scope| {
+        let floor = scope.spawn(move || kept.floor(shop, wish, met));
+        let code = kept.code(task, &shop.sources(), &choices);
+        (floor.join(), code)
     });
-    let ((part, base, looked), resolved) = (found.unwrap_or_else(|it| std::panic::resume_unwind(it))?, resolved?);
-    let packages = packages::lock(
-        shop,
-        task,
-        wishes,
-        &packages::Below { part: &part, base: &base, looked: &looked, checkout: &resolved.checkout },
-    )?;
-    let is_file = |path: &str| resolved.checkout.get(path).is_some();
+    let (floor, code) = (floor.unwrap_or_else(|it| std::panic::resume_unwind(it))?, code?);
+    let packages =
+        packages::lock(shop, task, wishes, &packages::Below { floor: &floor, code: &code, earlier: &earlier })?;
+    let is_file = |path: &str| code.has(path, earlier.lock.as_ref());
     let launch = crate::lock::launch::lock(
         task,
-        resolved.part.as_ref(),
+        code.part.as_ref(),
         &LaunchChoices {
             mode: wishes.mode,
             arguments: wishes.arguments.as_deref(),
             policy: &wishes.policy,
             task_environment: wishes.task_environment,
-            is_file: resolved.part.is_some().then_some(&is_file),
+            is_file: code.part.is_some().then_some(&is_file),
         },
     )
     .during(|| "cannot tell how the task starts".to_owned())?;
@@ -150,23 +146,18 @@ pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, F
     Ok(Lock {
         version: VERSION,
         format: FORMAT,
-        created: wishes.created.or(resolved.created).unwrap_or(0),
+        created: wishes.created.or(code.created).unwrap_or(0),
         uv: packages.uv,
         guest: Digest::of(launch::guest_binary()),
         bytecode: wishes.bytecode,
-        base: part,
+        base: floor.part,
         python: packages.python,
         system: packages.system,
-        setup: setup(task),
-        code: resolved.part,
+        setup: SetupPart::of(task),
+        code: code.part,
         launch: launch.part,
+        asked: Some(packages.asked),
     })
-}
-
-/// What a task's setup script is pinned by.
-fn setup(task: &Task) -> Option<SetupPart> {
-    let script = task.container.setup_script.as_deref().map(str::trim).filter(|it| !it.is_empty());
-    script.map(|it| SetupPart { script: Text::of(it) })
 }
 
 /// An image and how it came about.

@@ -69,6 +69,38 @@ pub async fn clone(client: &Client, id: &str, name: &str) -> Result<String, ApiE
     }
 }
 
+/// Changes fields of a task. `script` is merged field by field on the server, everything else replaced as a whole; a
+/// task that is no draft is changed only with `force`.
+///
+/// # Errors
+/// [`ApiError::UnknownTask`], and what [`Client::call`] gives.
+pub async fn edit(client: &Client, id: &str, fields: &Value, force: bool) -> Result<(), ApiError> {
+    let mut body = fields.clone();
+    body["task"] = json!(id);
+    body["force"] = json!(force);
+    client.call("tasks.edit", &body).await.map(|_| ()).map_err(|error| known(client, id, error))
+}
+
+/// Replaces the requirements of a task, whatever its status.
+///
+/// # Errors
+/// As [`edit`].
+pub async fn set_requirements(client: &Client, id: &str, requirements: &Value) -> Result<(), ApiError> {
+    let body = json!({ "task": id, "requirements": requirements });
+    client.call("tasks.set_requirements", &body).await.map(|_| ()).map_err(|error| known(client, id, error))
+}
+
+/// Sets one configuration object of a task, a text; the others stay as they are, also those that somebody else writes
+/// at the same time. Servers refuse it for a task that has ended.
+///
+/// # Errors
+/// As [`edit`].
+pub async fn set_configuration(client: &Client, id: &str, name: &str, text: &str, about: &str) -> Result<(), ApiError> {
+    let item = json!({ "name": name, "type": "text", "value": text, "description": about });
+    let body = json!({ "task": id, "configuration": [item], "force": true });
+    client.call("tasks.edit_configuration", &body).await.map(|_| ()).map_err(|error| known(client, id, error))
+}
+
 /// A change of status, told to the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a> {
@@ -175,8 +207,13 @@ impl Change<'_> {
             "task": self.task, "status_reason": self.reason, "status_message": self.message, "force": self.force,
         });
         let answer = client.call(endpoint, &body).await;
-        answer.map_err(|error| if error.is(UNKNOWN) { unknown(client, self.task, Vec::new()) } else { error })
+        answer.map_err(|error| known(client, self.task, error))
     }
+}
+
+/// Says of an unknown task that it is one.
+fn known(client: &Client, task: &str, error: ApiError) -> ApiError {
+    if error.is(UNKNOWN) { unknown(client, task, Vec::new()) } else { error }
 }
 
 fn unknown(client: &Client, task: &str, near: Vec<String>) -> ApiError {

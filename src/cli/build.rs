@@ -12,6 +12,7 @@ Examples:
   agent build --id <task> --docker python:3.12 --target train --entry-point clone_task
   agent build --task task.json --repository . --target train -o type=oci,dest=./image
   agent build --lock agent.lock --target registry.example.com/team/train:1 --push
+  agent build --id <task> --entry-point reuse_task --target registry.example.com/team/train:1 --push --update-task
 
 Without -o and --push the image goes into the Docker engine, or Podman's store, whichever is there.";
 
@@ -40,6 +41,10 @@ pub struct BuildArgs {
     /// Load the image into the Docker engine: -o type=docker
     #[arg(long, help_heading = "Delivery")]
     pub load: bool,
+    /// Let the task on the server name the image, by digest where it was pushed: agents then run the task from it, and
+    /// build again only what a clone changes
+    #[arg(long, help_heading = "Delivery")]
+    pub update_task: bool,
     /// Write what was built to this file, as JSON with buildx's keys
     #[arg(long, value_name = "FILE", help_heading = "Delivery")]
     pub metadata_file: Option<PathBuf>,

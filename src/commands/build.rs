@@ -6,9 +6,12 @@ use std::sync::Arc;
 use super::workshop::{self, secrets, task, workshop as make_workshop, write_file};
 use super::{Context, blocking, built};
 use crate::base::Around;
+use crate::clearml::Client;
+use crate::clearml::tasks::State;
 use crate::cli::build::BuildArgs;
+use crate::daemon::writeback;
 use crate::engine::Podman;
-use crate::error::{During, Failure};
+use crate::error::{During, Explain, Failure, Kind};
 use crate::image::deliver::{Delivered, Destination, deliver};
 use crate::image::{Image, named, scan};
 use crate::lock::Lock;
@@ -16,12 +19,13 @@ use crate::oci::Reference;
 use crate::pipeline::{self, Built};
 use crate::secret::Secret;
 use crate::settings::{BuildSettings, Output, TaskSource};
+use crate::task::Container;
 
 /// Builds an image.
 pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failure> {
     let settings = BuildSettings::merge(&args, &context.session)?;
     settings.task.notes.iter().for_each(|it| context.ui.reporter().note(it));
-    let (lock, secrets, shop, _stop) = locked(&settings, context).await?;
+    let Locked { lock, secrets, shop, named, stop: _stop } = locked(&settings, context).await?;
     let name = settings.target.clone().map_or_else(|| default_name(&lock), Ok)?;
     if let Some(path) = &settings.lock_file {
         let (path, lock) = (path.clone(), lock.clone());
@@ -40,11 +44,80 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
         delivered.push(send(&shop.around, &made.image, destination).await?);
     }
     write_results(&settings, &name, &made.image).await?;
-    built::report(context, &built::Results { lock: &lock, name: &name, built: &made, delivered: &delivered })?;
+    let named = match named {
+        Some(task) => Some(task.names(&reference(&name, &destinations, &made.image)).await?),
+        None => None,
+    };
+    let results =
+        built::Results { lock: &lock, name: &name, built: &made, delivered: &delivered, named: named.as_deref() };
+    built::report(context, &results)?;
     Ok(0)
 }
 
-type Locked = (Lock, BTreeMap<String, Secret>, Arc<pipeline::Workshop>, workshop::StopOnDrop);
+/// What is built, and with what.
+struct Locked {
+    lock: Lock,
+    secrets: BTreeMap<String, Secret>,
+    shop: Arc<pipeline::Workshop>,
+    /// The task that is to name the image.
+    named: Option<Naming>,
+    stop: workshop::StopOnDrop,
+}
+
+/// A task that is to name an image.
+struct Naming {
+    client: Client,
+    id: String,
+    container: Container,
+    draft: bool,
+}
+
+/// A task that is not to be changed.
+#[derive(Debug, thiserror::Error)]
+#[error("task `{id}` is published and is not changed")]
+struct Published {
+    id: String,
+}
+
+impl Explain for Published {
+    fn kind(&self) -> Kind {
+        Kind::Conflict
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Clone it, and build the clone with --update-task.".to_owned()]
+    }
+}
+
+impl Naming {
+    fn of(asked: &workshop::Asked) -> Result<Option<Self>, Failure> {
+        let (Some((client, answer)), Some(id)) = (asked.on_server(), asked.task.id.clone()) else { return Ok(None) };
+        let status = State::of(&answer).status;
+        if status.starts_with("publish") {
+            return Err(Published { id }.into());
+        }
+        Ok(Some(Self { client, id, container: asked.task.container.clone(), draft: status == "created" }))
+    }
+
+    async fn names(self, image: &str) -> Result<String, Failure> {
+        let written = writeback::image(&self.client, &self.id, &self.container, image, !self.draft).await;
+        written.during(|| format!("the image was built, but task `{}` does not name it", self.id))?;
+        Ok(image.to_owned())
+    }
+}
+
+/// How others find the image: by digest where it was pushed, else by the name that an engine has.
+fn reference(name: &Reference, destinations: &[Destination], image: &Image) -> String {
+    let pushed = destinations.iter().find_map(|it| match it {
+        Destination::Registry(name) => Some(name.at(image.manifest.digest()).familiar()),
+        _ => None,
+    });
+    let loaded = destinations.iter().find_map(|it| match it {
+        Destination::Docker(name) | Destination::Podman(name) => Some(name.familiar()),
+        _ => None,
+    });
+    pushed.or(loaded).unwrap_or_else(|| name.familiar())
+}
 
 /// The lock, made or read, and what to build it with.
 async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, Failure> {
@@ -59,14 +132,15 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
         let lock = blocking(move || Ok(Lock::read(&path)?)).await?;
         let (shop, stop) = make_workshop(&settings.task, context).await?;
         let secrets = secrets(&settings.task, None, &shop.indexes);
-        return Ok((lock, secrets, made(shop), stop));
+        return Ok(Locked { lock, secrets, shop: made(shop), named: None, stop });
     }
     let asked = task(&settings.task, context).await?;
+    let named = if settings.update_task && !settings.dry_run { Naming::of(&asked)? } else { None };
     let (shop, stop) = make_workshop(&settings.task, context).await?;
     let secrets = secrets(&settings.task, Some(&asked.task), &shop.indexes);
     let shop = made(shop);
     let lock = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
-    Ok((lock, secrets, shop, stop))
+    Ok(Locked { lock, secrets, shop, named, stop })
 }
 
 /// Builds, and looks for secrets in what came out.

@@ -21,6 +21,8 @@ pub(super) struct Results<'a> {
     pub(super) name: &'a Reference,
     pub(super) built: &'a Built,
     pub(super) delivered: &'a [Delivered],
+    /// What the task names now, where it was to name the image.
+    pub(super) named: Option<&'a str>,
 }
 
 /// Tells what came out.
@@ -44,6 +46,9 @@ pub(super) fn report(context: &Context, results: &Results<'_>) -> Result<(), Fai
         }
         if results.delivered.is_empty() {
             line("in", "the store only: there is neither Docker nor Podman".to_owned());
+        }
+        if let Some(named) = results.named {
+            line("task", format!("names {named}"));
         }
         line("took", text::seconds(results.built.seconds));
         ui.print(&shown.join("\n"))?;
@@ -142,6 +147,7 @@ fn as_json(results: &Results<'_>) -> Value {
         "lock": results.lock.digest(),
         "layers": layers,
         "delivered": delivered,
+        "task_image": results.named,
         "seconds": results.built.seconds,
     })
 }

@@ -8,7 +8,6 @@ use crate::base::Request;
 use crate::cli::inspect::InspectArgs;
 use crate::error::Failure;
 use crate::image::read::{self, Found};
-use crate::launch;
 use crate::lock::{DocumentError, Lock};
 use crate::oci::Platform;
 use crate::ui::{Align, Style, Table, text};
@@ -38,11 +37,7 @@ pub(super) async fn run(args: InspectArgs, context: &Context) -> Result<u8, Fail
 
 /// The lock inside an image, its large texts from beside it.
 pub(super) fn lock_of(found: &Found) -> Result<Lock, DocumentError> {
-    let toml = String::from_utf8_lossy(found.lock().unwrap_or_default()).into_owned();
-    Lock::parse(&format!("{} of {}", launch::LOCK, found.origin), &toml, |digest| {
-        let path = format!("{}/{}", launch::TEXTS, digest.hex());
-        found.files.get(&path).cloned().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
-    })
+    found.parsed_lock()
 }
 
 /// What each layer is: those of the base, then ours as the image's history tells.

@@ -49,6 +49,13 @@ pub(super) struct Asked {
     answer: Option<(Client, Value)>,
 }
 
+impl Asked {
+    /// The server's task, to be changed; none of a task from elsewhere.
+    pub(super) fn on_server(&self) -> Option<(Client, Value)> {
+        self.answer.clone()
+    }
+}
+
 /// Makes what the pipeline works with. The guard stops it.
 pub(super) async fn workshop(settings: &TaskSettings, context: &Context) -> Result<(Workshop, StopOnDrop), Failure> {
     let around = around(context, &settings.insecure_registries).await?;
@@ -169,6 +176,9 @@ pub(super) async fn lock(
         };
         let wishes = Wishes {
             base,
+            base_of_task: choice.of_task,
+            anew: settings.refresh,
+            force_pull: settings.agent.force_pull,
             platform: settings.platform.clone().unwrap_or_else(Platform::host),
             arguments: choice.arguments.clone(),
             policy,

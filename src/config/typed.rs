@@ -43,6 +43,10 @@ pub struct Agent {
     pub default_image: Option<String>,
     /// `default_docker.arguments` and those of `default_docker.image`, one argument each.
     pub default_arguments: Vec<String>,
+    /// `default_docker.update_back_task`: a run writes the default image into a task that names none.
+    pub write_default_image: bool,
+    /// `docker_force_pull`: what a tag names is asked anew, whatever a task's lock or this machine has.
+    pub force_pull: bool,
     /// `extra_docker_arguments`: the agent's own, one argument each.
     pub extra_docker_arguments: Vec<String>,
     /// `docker_args_extra_precedes_task`.
@@ -142,6 +146,8 @@ impl Config {
             worker_name: self.filled("agent.worker_name")?,
             default_image,
             default_arguments,
+            write_default_image: on("agent.default_docker.update_back_task", true)?,
+            force_pull: on("agent.docker_force_pull", false)?,
             extra_docker_arguments: self.words("agent.extra_docker_arguments")?,
             extra_arguments_precede_task: on("agent.docker_args_extra_precedes_task", true)?,
             protected_docker_arguments: self
@@ -322,6 +328,7 @@ mod tests {
         assert_eq!(agent.git_credentials.len(), 2);
         assert_eq!(agent.git_credentials[0].host.as_deref(), Some("h"));
         assert!(!agent.install_opencv_libraries);
+        assert!(agent.write_default_image && !agent.force_pull);
         assert_eq!(agent.git_ssh_port, Some(2222));
         assert_eq!(agent.forbidden_docker_arguments, ["entrypoint"]);
         assert_eq!(agent.lock_max_age, 86400);

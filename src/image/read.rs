@@ -16,6 +16,7 @@ use crate::engine::{ContainerSpec, Docker, EngineError};
 use crate::error::{Explain, Kind};
 use crate::launch;
 use crate::layer::entrypoint;
+use crate::lock::{DocumentError, Lock};
 use crate::oci::{Descriptor, Platform, tar};
 use crate::store::StoreError;
 
@@ -46,6 +47,18 @@ pub struct Found {
 }
 
 impl Found {
+    /// The same, read; its large texts from beside it.
+    ///
+    /// # Errors
+    /// [`DocumentError`]
+    pub fn parsed_lock(&self) -> Result<Lock, DocumentError> {
+        let toml = String::from_utf8_lossy(self.lock().unwrap_or_default()).into_owned();
+        Lock::parse(&format!("{} of {}", launch::LOCK, self.origin), &toml, |digest| {
+            let path = format!("{}/{}", launch::TEXTS, digest.hex());
+            self.files.get(&path).cloned().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+        })
+    }
+
     /// The lock the image was built from.
     #[must_use]
     pub fn lock(&self) -> Option<&[u8]> {
@@ -132,6 +145,49 @@ pub async fn read(around: &Around, request: &Request, platform: &Platform) -> Re
     }
     let base = find(around, request, platform).await?;
     from_blobs(around, base, request.to_string()).await
+}
+
+/// An image of ours that this machine has, in its store or its engine; none where it has another one of that name, or
+/// none at all. No registry is asked, and no container made of an image of others.
+///
+/// # Errors
+/// [`ReadError`]
+pub async fn ours_here(around: &Around, request: &Request, platform: &Platform) -> Result<Option<Found>, ReadError> {
+    if let Some(pin) = built_here(around, request).await? {
+        // What was collected meanwhile may still be in the engine or a registry.
+        if let Ok(base) = reopen(around, &pin).await
+            && let Ok(found) = from_blobs(around, base, request.to_string()).await
+        {
+            return Ok(Some(found));
+        }
+    }
+    let name = match request {
+        Request::Image(reference) => reference.familiar(),
+        Request::Docker(name) => name.clone(),
+        _ => return Ok(None),
+    };
+    let Some(docker) = &around.docker else { return Ok(None) };
+    match docker.image(&name).await {
+        Ok(Some(_)) => {}
+        Ok(None) | Err(EngineError::Unreachable { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let config = docker.image_config(&name).await?;
+    if is_ours(&config) { from_engine(docker, &name, platform).await } else { Ok(None) }
+}
+
+/// Reads an image that was found already.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::NotOurs`] for an image without a lock.
+pub async fn of_base(around: &Around, base: Base, origin: String) -> Result<Found, ReadError> {
+    from_blobs(around, base, origin).await
+}
+
+/// Whether a configuration starts an image as we do: by it an image of ours is told from a base.
+#[must_use]
+pub fn is_ours(config: &Value) -> bool {
+    config.pointer("/config/Entrypoint") == Some(&serde_json::json!([launch::BINARY]))
 }
 
 /// Any image with all its blobs in the store, to be run; looked for as [`read`] does.

@@ -238,7 +238,9 @@ fn git_part(commit: &Commit, recorded: Option<&Address>, tree: &Tree) -> GitPart
     }
 }
 
-fn wanted(script: &Script) -> Wanted {
+/// Which commit a task asks for: its commit, else its tag, else its branch, else the default branch.
+#[must_use]
+pub fn wanted(script: &Script) -> Wanted {
     let filled = |text: &Option<String>| text.as_deref().map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned);
     filled(&script.commit)
         .map(Wanted::Commit)
@@ -247,10 +249,16 @@ fn wanted(script: &Script) -> Wanted {
         .unwrap_or(Wanted::Default)
 }
 
+/// Whether a task records only that its changes were too large, and are elsewhere.
+#[must_use]
+pub fn is_elsewhere(diff: &str) -> bool {
+    diff.trim_start().starts_with("# WARNING! git diff too large to store")
+}
+
 /// Reads what is recorded; texts that the SDK puts in place of changes are never taken for a script.
 fn recorded(text: &str, choices: &Choices<'_>) -> Result<Recorded, CodeError> {
     let first = text.trim_start();
-    if first.starts_with("# WARNING! git diff too large to store") {
+    if is_elsewhere(text) {
         let failed = |failure: Failure| CodeError::Artifact { reason: failure.to_string(), kind: failure.kind() };
         let bytes = (choices.artifact)(DIFF_ARTIFACT).map_err(failed)?.ok_or(CodeError::TooLarge)?;
         let text = String::from_utf8_lossy(&bytes);

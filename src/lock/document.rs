@@ -31,7 +31,7 @@ pub enum DocumentError {
     },
     /// The document is of another version.
     #[error(
-        "`{name}` is a lock of version {version}, format {format}; this program knows version {VERSION}, format {FORMAT}"
+        "`{name}` is a lock of version {version}, format {format}; this program knows versions up to {VERSION}, format {FORMAT}"
     )]
     Version {
         /// Where it came from.
@@ -111,29 +111,41 @@ impl Lock {
     /// # Errors
     /// [`DocumentError`]
     pub fn parse(name: &str, toml: &str, load: impl Fn(&Digest) -> io::Result<Vec<u8>>) -> Result<Self, DocumentError> {
+        let (lock, missing) = Self::parse_partly(name, toml, load)?;
+        match missing.first() {
+            None => Ok(lock),
+            Some(&digest) => Err(DocumentError::Text { name: name.to_owned(), digest }),
+        }
+    }
+
+    /// Reads a document, and says which of its texts are missing or were changed.
+    pub(super) fn parse_partly(
+        name: &str,
+        toml: &str,
+        load: impl Fn(&Digest) -> io::Result<Vec<u8>>,
+    ) -> Result<(Self, Vec<Digest>), DocumentError> {
         let parsing = |source| DocumentError::Parse { name: name.to_owned(), source: Box::new(source) };
         // The numbers first: a lock of the future has fields that this program would call unknown.
         let table: toml::Table = toml.parse().map_err(parsing)?;
         let number = |key: &str| table.get(key).and_then(toml::Value::as_integer);
         if let (Some(version), Some(format)) = (number("version"), number("format"))
-            && (version, format) != (i64::from(VERSION), i64::from(FORMAT))
+            && (!(1..=i64::from(VERSION)).contains(&version) || format != i64::from(FORMAT))
         {
             return Err(DocumentError::Version { name: name.to_owned(), version, format });
         }
         let mut lock: Self = toml::from_str(toml).map_err(parsing)?;
+        let mut missing = Vec::new();
         for text in lock.texts_mut() {
-            let damaged = || DocumentError::Text { name: name.to_owned(), digest: text.sha256 };
             if text.is_elsewhere() {
-                let loaded = Text::of(load(&text.sha256).map_err(|_| damaged())?);
-                if loaded.sha256 != text.sha256 {
-                    return Err(damaged());
+                match load(&text.sha256).map(Text::of) {
+                    Ok(loaded) if loaded.sha256 == text.sha256 => *text = loaded,
+                    _ => missing.push(text.sha256),
                 }
-                *text = loaded;
             } else if text.is_damaged() {
-                return Err(damaged());
+                missing.push(text.sha256);
             }
         }
-        Ok(lock)
+        Ok((lock, missing))
     }
 
     /// Reads a lock file.
@@ -184,7 +196,7 @@ fn texts_of(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::launch::Mode;
     use crate::lock::{BasePart, CodePart, LaunchPart, PythonPart, StoredScript};
@@ -213,6 +225,7 @@ mod tests {
                 libc: "glibc 2.36".to_owned(),
                 digest: Digest::of("python"),
                 site_packages: true,
+                indexes: Vec::new(),
                 distributions: Vec::new(),
                 extra_paths: Vec::new(),
                 base_distributions: Vec::new(),
@@ -242,6 +255,7 @@ mod tests {
                 container_arguments: None,
                 record: Text::of("{}"),
             },
+            asked: None,
         }
     }
 
@@ -259,8 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_of_version_1_is_written_as_it_was() {
+        let toml = include_str!("version-1.toml");
+        let lock = Lock::parse("old", toml, |_| unreachable!()).unwrap();
+        assert_eq!((lock.version, lock.asked.as_ref()), (1, None));
+        // The image has this document inside: another byte would be another image.
+        assert_eq!(lock.documents().toml, toml);
+    }
+
+    #[test]
     fn a_lock_of_the_future_says_so() {
-        let toml = lock().documents().toml.replacen("version = 1", "version = 9\nnew = 1", 1);
+        let toml = lock().documents().toml.replacen("version = 2", "version = 9\nnew = 1", 1);
         let error = Lock::parse("x", &toml, |_| Ok(Vec::new())).unwrap_err();
         assert!(matches!(error, DocumentError::Version { version: 9, .. }), "{error}");
         let error = Lock::parse("x", "version = 1\nformat = 1\n", |_| Ok(Vec::new())).unwrap_err();

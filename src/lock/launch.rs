@@ -155,7 +155,7 @@ impl Entry {
 }
 
 /// The shell that a recorded interpreter names; `None` for Python and whatever else.
-fn shell(interpreter: &str) -> Option<String> {
+pub(super) fn shell(interpreter: &str) -> Option<String> {
     let name = interpreter.rsplit('/').next().unwrap_or(interpreter);
     ["bash", "sh", "zsh"].contains(&name).then(|| format!("/bin/{name}"))
 }

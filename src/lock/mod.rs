@@ -17,9 +17,13 @@ use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 use crate::system::Package;
+use crate::task::Task;
 
 mod arguments;
+pub mod asked;
 pub mod base;
+mod carried;
+pub mod closure;
 pub mod code;
 mod document;
 pub mod python;
@@ -30,10 +34,11 @@ mod text;
 
 pub use crate::python::build::ToolWheel;
 pub use crate::python::source::BuiltFrom;
+pub use asked::Asked;
 pub use document::{DocumentError, Documents};
 
-/// The version of the document this program writes and reads.
-pub const VERSION: u32 = 1;
+/// The version of the document this program writes. It reads those before it too, and writes them as they are.
+pub const VERSION: u32 = 2;
 
 /// Names layer layout and encoder; part of every layer key.
 pub const FORMAT: u32 = 1;
@@ -42,7 +47,7 @@ pub const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
-    /// [`VERSION`].
+    /// [`VERSION`], or that of the program that made it.
     pub version: u32,
     /// [`FORMAT`].
     pub format: u32,
@@ -66,6 +71,9 @@ pub struct Lock {
     pub code: Option<CodePart>,
     /// How the task starts.
     pub launch: LaunchPart,
+    /// What was asked for; locks of version 1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
 }
 
 /// A program that took part.
@@ -141,6 +149,9 @@ pub struct PythonPart {
     /// Directories of an environment that the base has active; the venv sees their distributions too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_paths: Vec<String>,
+    /// Indexes that the task's requirements name, without userinfo.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
     /// Distributions to install, by normalised name.
     pub distributions: Vec<Distribution>,
     /// Distributions of the base that satisfy what was asked for, by normalised name.
@@ -169,6 +180,9 @@ pub struct Distribution {
     /// this machine's own configuration: then `index` names it and the file name finds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Whether it was asked for by that address, not by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
     /// Present for a wheel built in the sandbox: what it was built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built_from: Option<BuiltFrom>,
@@ -225,6 +239,15 @@ pub struct SystemPart {
 pub struct SetupPart {
     /// The script.
     pub script: Text,
+}
+
+impl SetupPart {
+    /// What a task's setup script is pinned by.
+    #[must_use]
+    pub fn of(task: &Task) -> Option<Self> {
+        let script = task.container.setup_script.as_deref().map(str::trim).filter(|it| !it.is_empty());
+        script.map(|it| Self { script: Text::of(it) })
+    }
 }
 
 /// The code.
@@ -314,6 +337,17 @@ pub struct LaunchPart {
     pub container_arguments: Option<String>,
     /// The task record (JSON), see [`crate::task::Task::record`].
     pub record: Text,
+}
+
+impl LaunchPart {
+    /// Whether a path relative to the code's root is what is started.
+    #[must_use]
+    pub fn starts(&self, path: &str) -> bool {
+        let parts = |text: &str| -> Vec<String> {
+            text.split('/').filter(|it| !matches!(*it, "" | ".")).map(str::to_owned).collect()
+        };
+        self.entry_point.first().is_some_and(|it| parts(path) == parts(&format!("{}/{it}", self.working_dir)))
+    }
 }
 
 /// A text carried by the lock: whole, base64 where it is not UTF-8, or beside it where it is large.

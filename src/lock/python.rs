@@ -20,7 +20,7 @@ use crate::python::resolve::{Pinned, Request, ResolveError};
 use crate::python::tags::Libc;
 use crate::python::uv::{Uv, UvError};
 use crate::report::SharedReporter;
-use crate::secret::split_userinfo;
+use crate::secret::{split_userinfo, strip_userinfo};
 use crate::store::{Store, StoreError, Table};
 
 mod builds;
@@ -163,6 +163,7 @@ pub fn resolve_building(
         digest: ground.interpreter.digest,
         site_packages: !ground.isolated,
         extra_paths: if ground.isolated { Vec::new() } else { ground.interpreter.extra_paths.clone() },
+        indexes: gathered.indexes.iter().map(|it| strip_userinfo(it.reveal())).collect(),
         distributions: Vec::new(),
         base_distributions: Vec::new(),
         projects: Vec::new(),
@@ -183,6 +184,10 @@ pub fn resolve_building(
         }
     };
     part.distributions = found.distributions;
+    let direct = gathered.direct();
+    // Archives of sources are asked for by address wherever they are no requirement's answer.
+    let archive = |it: &Distribution| it.built_from.as_ref().is_some_and(|it| it.requirement.contains("://"));
+    part.distributions.iter_mut().for_each(|it| it.direct = direct.contains(&it.name) || archive(it));
     part.base_distributions = found.base;
     Ok((part, Some(found.uv)))
 }
@@ -279,6 +284,7 @@ fn pin(
             sha256,
             size,
             url,
+            direct: false,
             built_from: None,
         });
     }

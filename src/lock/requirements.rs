@@ -5,11 +5,13 @@
 //! what is no requirement is a directory. Here a directory must be in the repository, and what needs a build (a git
 //! address, an sdist) is set apart.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Kind};
 use crate::python::name::normalise;
-use crate::secret::{Secret, mask_userinfo};
+use crate::secret::{Secret, mask_userinfo, strip_userinfo};
 use crate::task::Requirements;
 
 /// Most files that may include each other.
@@ -106,11 +108,7 @@ impl Explain for RequirementsError {
 /// [`RequirementsError`]
 pub fn gather(sources: &Sources<'_>) -> Result<Gathered, RequirementsError> {
     let mut gathered = Gathered::default();
-    let has_text = |it: &&String| !it.trim().is_empty();
-    let pinned = sources.task.pip.as_ref().filter(has_text);
-    let original = sources.task.org_pip.as_ref().filter(has_text).filter(|_| sources.original);
-    let recorded = original.or(pinned).filter(|_| !sources.repository_first);
-    if let Some(text) = recorded {
+    if let Some(text) = recorded(sources.task, sources.repository_first, sources.original) {
         gathered.read(sources, &Place { name: "the task's requirements".to_owned(), dir: String::new() }, text, 0)?;
         return Ok(gathered);
     }
@@ -124,6 +122,14 @@ pub fn gather(sources: &Sources<'_>) -> Result<Gathered, RequirementsError> {
         gathered.notes.push("neither the task nor its repository names Python requirements".to_owned());
     }
     Ok(gathered)
+}
+
+/// The task's own text that counts; none where the repository's files do.
+pub(super) fn recorded(task: &Requirements, repository_first: bool, original: bool) -> Option<&String> {
+    let has_text = |it: &&String| !it.trim().is_empty();
+    let pinned = task.pip.as_ref().filter(has_text);
+    let original = task.org_pip.as_ref().filter(has_text).filter(|_| original);
+    original.or(pinned).filter(|_| !repository_first)
 }
 
 /// `requirements.txt` of every directory from the root down to the script's.
@@ -153,6 +159,43 @@ enum Role {
 }
 
 impl Gathered {
+    /// Names what was found, in whatever order and without credentials.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("gathered 1");
+        let secrets = |list: &[Secret]| list.iter().map(|it| it.reveal().to_owned()).collect();
+        let projects = self.projects.iter().map(|it| format!("{it:?}")).collect();
+        let lists: [Vec<String>; 5] = [
+            self.requirements.clone(),
+            self.constraints.clone(),
+            secrets(&self.indexes),
+            secrets(&self.builds),
+            projects,
+        ];
+        for list in lists {
+            let list: BTreeSet<String> = list.iter().map(|it| strip_userinfo(it)).collect();
+            hasher.field((list.len() as u64).to_le_bytes());
+            for it in list {
+                hasher.field(it);
+            }
+        }
+        hasher.finish()
+    }
+
+    /// Names of the distributions that are asked for by the address of a wheel.
+    pub(super) fn direct(&self) -> BTreeSet<String> {
+        let name = |line: &String| match line.split_once('@').filter(|it| is_name(it.0.trim())) {
+            Some((name, _)) => Some(normalise(name.split('[').next().unwrap_or(name).trim())),
+            None if is_address(line) => {
+                let path = line.split(['#', '?', ';', ' ']).next()?;
+                Some(normalise(path.rsplit('/').next()?.split('-').next()?))
+            }
+            None => None,
+        };
+        self.requirements.iter().filter_map(name).collect()
+    }
+
     fn read(
         &mut self,
         sources: &Sources<'_>,
@@ -278,7 +321,7 @@ fn unreadable(place: &Place, line: &str) -> RequirementsError {
 }
 
 /// The lines of a requirements file as pip reads them: continued lines joined, comments and blanks dropped.
-fn logical_lines(text: &str) -> Vec<String> {
+pub(super) fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut pending = String::new();
     for line in text.trim_start_matches('\u{feff}').lines() {

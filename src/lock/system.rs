@@ -119,6 +119,17 @@ pub fn resolve(
     finish(part, request)
 }
 
+/// The resolution of a part that stands; none where it lacks the interpreter that is needed.
+#[must_use]
+pub fn known(part: Option<&SystemPart>, need: Option<&InterpreterNeed>) -> Option<SystemResolution> {
+    let as_asked = |it: &SystemInterpreter| {
+        let version = need.and_then(|it| it.version.as_deref());
+        version.is_none_or(|asked| super::asked::is_version(&it.version, asked))
+    };
+    let interpreter = part.filter(|_| need.is_some()).and_then(interpreter).filter(as_asked);
+    (need.is_some() == interpreter.is_some()).then(|| SystemResolution { part: part.cloned(), interpreter })
+}
+
 /// How to get at the base when it must be asked.
 pub struct Ask<'a> {
     /// The base's layers, bottom first, their blobs in the store.

@@ -128,6 +128,7 @@ impl Site<'_> {
                 digest: self.interpreter.digest,
                 site_packages: false,
                 extra_paths: Vec::new(),
+                indexes: Vec::new(),
                 distributions: tools.iter().cloned().map(distribution).collect(),
                 base_distributions: Vec::new(),
                 projects: Vec::new(),
@@ -150,6 +151,7 @@ fn distribution(it: ToolWheel) -> Distribution {
         sha256: it.sha256,
         size: it.size,
         url: it.url,
+        direct: false,
         built_from: None,
     }
 }

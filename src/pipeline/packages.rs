@@ -1,28 +1,28 @@
 //! Interpreter, system packages and distributions: what a base lacks of what a task needs.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::Base;
 use crate::error::{During, Explain, Failure, Kind};
-use crate::git::Checkout;
 use crate::lock::python::{self, Building, Ground, Memory, Torch};
 use crate::lock::requirements::{self, Gathered};
-use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution};
-use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
+use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution, known};
+use crate::lock::{Asked, BaseDistribution, Lock, PythonPart, SetupPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
 use crate::python::project::is_for;
 use crate::task::Task;
 
 use super::builds::Site;
+use super::relock::{Code, Earlier, Floor};
 use super::{Wishes, Workshop, base, projects};
 
 /// What a task stands on.
 pub(super) struct Below<'a> {
-    pub(super) part: &'a BasePart,
-    pub(super) base: &'a Base,
-    pub(super) looked: &'a Inspection,
-    pub(super) checkout: &'a Checkout,
+    pub(super) floor: &'a Floor,
+    pub(super) code: &'a Code,
+    pub(super) earlier: &'a Earlier,
 }
 
 /// The parts of a lock that are packages.
@@ -30,6 +30,8 @@ pub(super) struct Packages {
     pub(super) uv: Option<Tool>,
     pub(super) python: PythonPart,
     pub(super) system: Option<SystemPart>,
+    /// What was asked for, complete.
+    pub(super) asked: Asked,
 }
 
 /// No C library that we know, so no wheels either.
@@ -56,15 +58,76 @@ pub struct Choices {
     pub original: bool,
 }
 
-/// Chooses the interpreter, solves system packages and resolves distributions.
+/// Chooses the interpreter, solves system packages and resolves distributions, save what stands.
 pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Below<'_>) -> Result<Packages, Failure> {
     let reporter = &shop.around.reporter;
-    let libc = below.looked.libc.clone().ok_or(NoLibc)?;
-    let mut gathered = gather(task, wishes, below.checkout)?;
-    gathered.notes.iter().for_each(|it| reporter.note(it));
-    let chosen = choose(shop, task, wishes, below.looked);
+    let (standing, earlier) = (below.floor.standing, below.earlier.lock.as_ref());
+    let mut asked = below.earlier.asked.clone();
+    let setup = SetupPart::of(task);
+    let mut stands = earlier.filter(|it| standing.interpreter && may_stand(it, below, setup.as_ref()));
+    let mut gathered = None;
+    if !(standing.requirements && below.code.stands && stands.is_some()) {
+        let found = gather(shop, task, wishes, below.code)?;
+        let as_then = |it: &Asked| it.gathered.contains(&found.digest());
+        stands = stands.filter(|it| it.asked.as_ref().is_some_and(as_then));
+        found.notes.iter().for_each(|it| reporter.note(it));
+        gathered = Some(found);
+    }
+    if let Some(lock) = stands {
+        let system = if standing.system { lock.system.clone() } else { solve(shop, wishes, below, None)?.part };
+        asked.stood(lock.asked.as_ref());
+        asked.pinned_by(&lock.python, gathered.as_ref());
+        return Ok(Packages { uv: lock.uv.clone(), python: lock.python.clone(), system, asked });
+    }
+    let found = gathered.map_or_else(|| gather(shop, task, wishes, below.code), Ok)?;
+    let mut gathered = found.clone();
+    if let Some(lock) = earlier.filter(|_| !below.floor.same) {
+        let own = task.script.requirements.org_pip.as_deref().unwrap_or_default();
+        loosen(&mut gathered.requirements, &lock.python.base_distributions, own);
+    }
+    let mut packages = resolve(shop, task, wishes, below, gathered)?;
+    asked.pinned_by(&packages.python, Some(&found));
+    packages.asked = asked;
+    Ok(packages)
+}
+
+/// Leaves open which version another base has of what a run wrote back as the earlier base's own: no index may have
+/// that. What the user's own text pins stays pinned.
+fn loosen(requirements: &mut [String], of_base: &[BaseDistribution], own: &str) {
+    for line in requirements {
+        let written = of_base.iter().find(|it| *line == format!("{}=={}", it.name, it.version));
+        if let Some(it) = written.filter(|_| own.lines().all(|it| it.trim() != line.as_str())) {
+            line.clone_from(&it.name);
+        }
+    }
+}
+
+/// Whether an earlier Python part can stand: the interpreter is there, and what was built for it was built on this
+/// ground and from these files.
+fn may_stand(earlier: &Lock, below: &Below<'_>, setup: Option<&SetupPart>) -> bool {
+    let part = &earlier.python;
+    let packages = earlier.system.iter().flat_map(|it| &it.packages);
+    let brought = packages.into_iter().any(|it| it.sha256 == part.digest);
+    let built = !part.projects.is_empty() || part.distributions.iter().any(|it| it.built_from.is_some());
+    (below.floor.standing.system || !(brought || built))
+        && (!built || earlier.setup.as_ref() == setup)
+        && (part.projects.is_empty() || below.code.stands)
+}
+
+fn resolve(
+    shop: &Workshop,
+    task: &Task,
+    wishes: &Wishes<'_>,
+    below: &Below<'_>,
+    mut gathered: Gathered,
+) -> Result<Packages, Failure> {
+    let (part, base, looked) = (&below.floor.part, below.floor.base(shop)?, below.floor.looked(shop)?);
+    let libc = looked.libc.clone().ok_or(NoLibc)?;
+    let chosen = choose(shop, task, wishes, looked);
     let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
-    let system = solve(shop, wishes, below, need)?;
+    let earlier = below.earlier.lock.as_ref().filter(|_| below.floor.standing.system);
+    let known = earlier.and_then(|it| known(it.system.as_ref(), need.as_ref()));
+    let system = known.map_or_else(|| solve(shop, wishes, below, need), Ok)?;
     let brought = system.interpreter.map(|it| Interpreter {
         version: it.version,
         executable: it.executable,
@@ -81,29 +144,29 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     let ground = Ground {
         interpreter,
         libc: &libc,
-        architecture: &below.part.platform.architecture,
+        architecture: &part.platform.architecture,
         installed,
         isolated: wishes.isolated,
     };
     let mut indexes = shop.indexes.clone();
     indexes.add_task(&gathered.indexes);
-    let setup = super::setup(task);
-    let (part, base, system_part) = (below.part, below.base, system.part.as_ref());
-    let stands = super::ground::Ground { part, base, system: system_part, setup: setup.as_ref(), built: None };
+    let setup = SetupPart::of(task);
+    let stands = super::ground::Ground { part, base, system: system.part.as_ref(), setup: setup.as_ref(), built: None };
     let constraints = gathered.constraints.clone();
     let site = Site { ground: stands, interpreter, libc: &libc, indexes: &indexes, constraints: &constraints };
-    let (projects, requires) = projects::describe(shop, &site, below.checkout, &gathered.projects)?;
+    let checkout = below.code.checkout(&shop.sources())?;
+    let (projects, requires) = projects::describe(shop, &site, checkout, &gathered.projects)?;
     gathered.requirements.extend(requires);
     gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
     let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
-    let torch = torch(below.base);
+    let torch = torch(base);
     let (store, reporter) = (&shop.around.store, &shop.around.reporter);
     let resolve = |building: Option<Building<'_>>| {
         python::resolve_building((store, building), (&ground, &gathered), (&indexes, torch), memory, reporter)
     };
     let (mut python, uv) = site.with(shop, resolve).during(|| "cannot resolve Python requirements".to_owned())?;
     python.projects = projects;
-    Ok(Packages { uv, python, system: system.part })
+    Ok(Packages { uv, python, system: system.part, asked: below.earlier.asked.clone() })
 }
 
 /// Seconds since the epoch: how old an answer is. Nothing of it enters a lock.
@@ -135,10 +198,13 @@ pub(super) fn fetch_with(
     Ok(shop.wait(python::fetch_wheels(&shop.around.store, part, (indexes, architecture), &shop.around.reporter))?)
 }
 
-fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathered, Failure> {
+/// Gathers; the repository's files are had where the task's own text does not say all.
+fn gather(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, code: &Code) -> Result<Gathered, Failure> {
     let script = &task.script;
-    let file = |path: &str| checkout.text(path).ok().flatten();
-    let is_dir = |path: &str| path.is_empty() || checkout.is_dir(path);
+    let failed: RefCell<Option<Failure>> = RefCell::new(None);
+    let checkout = || code.checkout(&shop.sources()).map_err(|it| *failed.borrow_mut() = Some(it)).ok();
+    let file = |path: &str| checkout()?.text(path).ok().flatten();
+    let is_dir = |path: &str| path.is_empty() || checkout().is_some_and(|it| it.is_dir(path));
     let sources = requirements::Sources {
         task: &script.requirements,
         working_dir: script.working_dir.trim_matches('/'),
@@ -148,7 +214,11 @@ fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathe
         file: &file,
         is_dir: &is_dir,
     };
-    requirements::gather(&sources).during(|| "cannot read the task's requirements".to_owned())
+    let gathered = requirements::gather(&sources);
+    match failed.take() {
+        Some(failure) => Err(failure),
+        None => gathered.during(|| "cannot read the task's requirements".to_owned()),
+    }
 }
 
 type Chosen<'a> = (&'a crate::python::inspect::Interpreter, &'a [Installed]);
@@ -185,15 +255,28 @@ fn solve(
     interpreter: Option<InterpreterNeed>,
 ) -> Result<SystemResolution, Failure> {
     let request = SystemRequest { packages: wishes.apt.clone(), opencv: wishes.opencv, interpreter };
-    let mut layers = || base::blobs(shop, below.base);
+    let base = below.floor.base(shop)?;
+    let mut layers = || base::blobs(shop, base);
     let mut ask = Ask { layers: &mut layers, reporter: &*shop.around.reporter };
-    crate::lock::system::resolve(&shop.around.store, below.part, &request, shop.max_age, &mut ask)
+    crate::lock::system::resolve(&shop.around.store, &below.floor.part, &request, shop.max_age, &mut ask)
         .during(|| "cannot resolve system packages".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::recorded_version;
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_base_had_is_left_open_for_another() {
+        let of_base = |name: &str, version: &str| BaseDistribution {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            location: String::new(),
+        };
+        let mut lines = ["six==1.16.0", "torch==2.1.0a0", "numpy==1.26.0"].map(str::to_owned);
+        loosen(&mut lines, &[of_base("torch", "2.1.0a0"), of_base("numpy", "1.26.0")], "numpy==1.26.0\n");
+        assert_eq!(lines, ["six==1.16.0", "torch", "numpy==1.26.0"]);
+    }
 
     #[test]
     fn the_recorded_version_is_read_from_the_interpreters_name() {

@@ -69,6 +69,8 @@ pub struct ImageChoice {
     pub image: String,
     /// Container arguments, one text.
     pub arguments: Option<String>,
+    /// Whether the task names the image.
+    pub of_task: bool,
 }
 
 /// Which base image counts.
@@ -87,11 +89,14 @@ impl BaseChoice {
     #[must_use]
     pub fn choose(&self, container: &Container) -> ImageChoice {
         match &container.image {
-            Some(image) if !self.force => ImageChoice { image: image.clone(), arguments: container.arguments.clone() },
+            Some(image) if !self.force => {
+                ImageChoice { image: image.clone(), arguments: container.arguments.clone(), of_task: true }
+            }
             _ if self.force => self.fallback.clone(),
             _ => ImageChoice {
                 image: self.fallback.image.clone(),
                 arguments: container.arguments.clone().or_else(|| self.fallback.arguments.clone()),
+                of_task: false,
             },
         }
     }
@@ -145,7 +150,7 @@ impl TaskSettings {
     ) -> Result<Self, Failure> {
         let config = session.config()?;
         let agent = config.agent()?;
-        let image = ImageChoice { image: DEFAULT_IMAGE.to_owned(), arguments: None };
+        let image = ImageChoice { image: DEFAULT_IMAGE.to_owned(), arguments: None, of_task: false };
         Ok(Self {
             source: TaskSource::Lock(PathBuf::new()),
             repository,
@@ -195,16 +200,17 @@ fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice,
     let (named, given): (bool, Vec<String>) = (image.is_some(), words.collect());
     let text = |words: &[String]| (!words.is_empty()).then(|| process::command_line(words));
     let fallback = match (image, session.environment.get("CLEARML_DOCKER_IMAGE")) {
-        (Some(image), _) => ImageChoice { image, arguments: text(&given) },
+        (Some(image), _) => ImageChoice { image, arguments: text(&given), of_task: false },
         (None, Some(variable)) => {
             let mut parts = variable.splitn(2, char::is_whitespace);
             let image = parts.next().unwrap_or(variable).to_owned();
             let rest = parts.next().map(|it| it.trim().to_owned()).filter(|it| !it.is_empty());
-            ImageChoice { image, arguments: text(&given).or(rest) }
+            ImageChoice { image, arguments: text(&given).or(rest), of_task: false }
         }
         (None, None) => ImageChoice {
             image: agent.default_image.clone().unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
             arguments: text(&given).or_else(|| text(&agent.default_arguments)),
+            of_task: false,
         },
     };
     Ok(BaseChoice { fallback, force: args.force_docker || agent.ignore_task_container, given: named })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Container, Parameter, Requirements, Script, Task, TaskError, record};
+use super::{Container, LOCK, Parameter, Requirements, Script, Task, TaskError, record};
 
 type Fields = Map<String, Value>;
 
@@ -18,12 +18,16 @@ pub fn parse(task: &Value) -> Result<Task, TaskError> {
     };
     let script = object(fields, "", "script")?;
     let parameters = parameters(fields)?;
+    let mut configuration = configuration(fields)?;
+    let lock = configuration.remove(LOCK);
+    let lock = lock.as_ref().and_then(|it| it.get("value").unwrap_or(it).as_str());
     Ok(Task {
         id: filled(fields, "", "id")?,
         name: text(fields, "", "name")?.unwrap_or_default(),
         script: script.map(self::script).transpose()?.unwrap_or_default(),
         container: container(fields)?,
-        configuration: configuration(fields)?,
+        configuration,
+        lock: lock.filter(|it| !it.trim().is_empty()).map(str::to_owned),
         record: record::record(fields),
         parameters,
     })
@@ -191,7 +195,10 @@ mod tests {
             },
             "container": {"image": "python:3.11", "arguments": "--ipc=host", "setup_shell_script": " "},
             "hyperparams": {"Args": {"lr": {"section": "Args", "name": "lr", "value": "0.1", "type": "float"}}},
-            "configuration": {"OmegaConf": {"name": "OmegaConf", "value": "a: 1"}},
+            "configuration": {
+                "OmegaConf": {"name": "OmegaConf", "value": "a: 1"},
+                "agent-lock": {"name": "agent-lock", "type": "text", "value": "version = 1"},
+            },
         }))
         .unwrap();
         assert_eq!(task.script.requirements.pip.as_deref(), Some("six==1.16.0\nnumpy\n"));
@@ -201,6 +208,8 @@ mod tests {
         assert_eq!(task.container.setup_script, None);
         assert_eq!(task.parameters["Args"]["lr"].kind.as_deref(), Some("float"));
         assert_eq!(task.configuration["OmegaConf"]["value"], "a: 1");
+        assert_eq!((task.configuration.len(), task.lock.as_deref()), (1, Some("version = 1")));
+        assert_eq!(task.record["configuration"].as_object().unwrap().len(), 1, "a lock has no lock inside");
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub mod file;
 
 mod record;
 
+/// The configuration object in which a run leaves the lock. No dot: databases of servers give dots in names a meaning.
+pub const LOCK: &str = "agent-lock";
+
 /// A recorded task. Texts are as recorded; nothing is checked beyond their shape.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Task {
@@ -29,6 +32,8 @@ pub struct Task {
     pub parameters: BTreeMap<String, BTreeMap<String, Parameter>>,
     /// Configuration objects by name: the recorded object, whole.
     pub configuration: BTreeMap<String, Value>,
+    /// The lock that a run left with the task (configuration object [`LOCK`]). Not part of the record.
+    pub lock: Option<String>,
     /// What defines the task as a server would answer it (`tasks.get_by_id`): without status, times, last worker, and
     /// without the values of secrets. Becomes `task.json` in the image and feeds the offline answers.
     pub record: Value,

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::LOCK;
 use crate::process;
 use crate::secret::{is_secret_name, is_secret_parameter, strip_userinfo};
 
@@ -57,6 +58,9 @@ pub(super) fn record(task: &Map<String, Value>) -> Value {
         for (section, entries) in sections {
             parameters(section, entries);
         }
+    }
+    if let Some(Value::Object(configuration)) = record.get_mut("configuration") {
+        configuration.remove(LOCK);
     }
     clean_container(&mut record);
     clean_script(&mut record);

@@ -18,6 +18,7 @@ mod quirks;
 mod readme;
 mod recipes;
 mod registry;
+mod relock;
 mod run;
 mod sandbox;
 mod server;

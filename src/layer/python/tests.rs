@@ -36,6 +36,7 @@ impl Place {
             sha256,
             size,
             url: None,
+            direct: false,
             built_from: None,
         }
     }
@@ -81,6 +82,7 @@ fn part(mut distributions: Vec<Distribution>) -> PythonPart {
         libc: "glibc 2.36".to_owned(),
         site_packages: true,
         extra_paths: Vec::new(),
+        indexes: Vec::new(),
         distributions,
         base_distributions: Vec::new(),
         projects: Vec::new(),
@@ -301,7 +303,16 @@ fn real_wheels_are_installed_as_pip_installs_them() {
         let name = crate::python::name::WheelName::parse(&file).unwrap();
         let (sha256, size) = fetch::adopt(&place.store, &path, &file).unwrap();
         let (name, version) = (name.name, name.version);
-        distributions.push(Distribution { name, version, file, sha256, size, url: None, built_from: None });
+        distributions.push(Distribution {
+            name,
+            version,
+            file,
+            sha256,
+            size,
+            url: None,
+            direct: false,
+            built_from: None,
+        });
         files.push(path.display().to_string());
     }
     assert_eq!(files.len(), names.len());

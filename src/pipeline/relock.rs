@@ -9,7 +9,7 @@ use super::{Wishes, Workshop, base, early, look};
 use crate::base::{Base, Request};
 use crate::digest::Digest;
 use crate::error::{During, Failure};
-use crate::git::Checkout;
+use crate::git::{Address, Checkout, Wanted};
 use crate::image::read;
 use crate::lock::asked::{Asked, Choices, Standing, is_local};
 use crate::lock::code::{self, Resolved, Sources};
@@ -123,6 +123,7 @@ impl Earlier {
         choices: &code::Choices<'_>,
     ) -> Result<Code, Failure> {
         if let Some(lock) = self.lock.as_ref().filter(|_| self.standing.code) {
+            keep(task, lock.code.as_ref(), sources);
             return Ok(Code {
                 part: lock.code.clone(),
                 created: Some(lock.created),
@@ -135,6 +136,18 @@ impl Earlier {
         // Another commit may have the same files.
         let stands = self.lock.as_ref().is_some_and(|it| tree(it.code.as_ref()) == tree(part.as_ref()));
         Ok(Code { part, created, stands, checkout: OnceCell::from(checkout) })
+    }
+}
+
+/// Has a commit in the cache that the lock has no address of: that of a directory, which other machines may see too.
+/// Where they do not, the build says so, if it needs the files at all.
+fn keep(task: &Task, part: Option<&CodePart>, sources: &Sources<'_>) {
+    let git = part.and_then(|it| it.git.as_ref()).filter(|it| it.url.is_none() && sources.directory.is_none());
+    let recorded = task.script.repository.as_deref().map(str::trim).map(Address::parse);
+    if let (Some(git), Some(Ok(address))) = (git, recorded)
+        && !matches!(sources.repositories.find(&git.commit), Ok(Some(_)))
+    {
+        drop(sources.repositories.fetch(&address, &Wanted::Commit(git.commit.clone())));
     }
 }
 

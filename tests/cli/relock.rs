@@ -28,6 +28,7 @@ fn create(server: &Server, sample: &Sample<'_>, image: &str) -> String {
     task.as_object_mut().unwrap().remove("id");
     task["type"] = json!("training");
     task["script"]["version_num"] = json!("");
+    task["script"]["requirements"]["pip"] = json!("six <= 1.16.0  # mine\n");
     task["container"] = json!({"image": image, "arguments": "--ipc host"});
     server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned()
 }
@@ -91,7 +92,7 @@ fn a_lock_stands_on_a_machine_that_reaches_nothing_and_edits_are_locked_anew() {
     assert_eq!(&pinned["script"]["version_num"], commit);
     assert_eq!(pinned["script"]["branch"], "main");
     assert_eq!(pinned["script"]["requirements"]["pip"], json!(["six==1.16.0"]));
-    assert_eq!(pinned["script"]["requirements"]["org_pip"], "six==1.16.0\n");
+    assert_eq!(pinned["script"]["requirements"]["org_pip"], "six <= 1.16.0  # mine\n");
     assert_eq!(pinned["configuration"]["agent-lock"]["type"], "text");
     block(writeback::after_build(&client(&server), &id, &first)).unwrap();
     assert_eq!(task(&server, &id)["configuration"], pinned["configuration"], "written once");
@@ -233,7 +234,7 @@ fn a_task_that_names_its_image_is_built_again_on_the_images_own_base() {
     let found = block(agent::base::find(&around(&context, "third"), &request, &agent::oci::Platform::host())).unwrap();
     assert_eq!(found.pin.layers.len(), first.base.layers.len() + after.len(), "one base, not two");
 
-    // What cannot be named, or not changed.
+    // What is published is not changed.
     server.call("tasks.started", &json!({"task": plain}));
     server.call("tasks.completed", &json!({"task": plain}));
     server.call("tasks.publish", &json!({"task": plain}));

@@ -158,7 +158,10 @@ fn tree(part: Option<&CodePart>) -> Option<Digest> {
 /// The lock that the task carries, if it is of use here.
 fn carried(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Option<Lock> {
     match Lock::of_task(task) {
-        Ok(lock) => lock.filter(|it| it.base.platform == wishes.platform),
+        Ok(lock) => lock.filter(|it| {
+            let (then, now) = (&it.base.platform, &wishes.platform);
+            (&then.os, &then.architecture) == (&now.os, &now.architecture)
+        }),
         Err(error) => {
             let failure = Failure::from(error);
             shop.around

@@ -50,6 +50,9 @@ pub(super) fn report(context: &Context, results: &Results<'_>) -> Result<(), Fai
         if let Some(named) = results.named {
             line("task", format!("names {named}"));
         }
+        if let Some(named) = results.named {
+            line("task", format!("names {named}"));
+        }
         line("took", text::seconds(results.built.seconds));
         ui.print(&shown.join("\n"))?;
         ui.say(&next(results));

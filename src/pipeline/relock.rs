@@ -56,7 +56,7 @@ impl Earlier {
                         wishes.base,
                         lock.base.name.as_deref().unwrap_or("a local image")
                     ));
-                    earlier = Self::of(shop, task, wishes, (Some(lock), artifact));
+                    earlier = Self::of(shop, task, wishes, (Some(*lock), artifact));
                     // An image of ours is never the base of another, whatever is resolved anew.
                     let standing = if wishes.anew { Standing::default() } else { earlier.standing };
                     earlier.standing = Standing { base: true, ..standing };
@@ -158,7 +158,10 @@ fn tree(part: Option<&CodePart>) -> Option<Digest> {
 /// The lock that the task carries, if it is of use here.
 fn carried(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Option<Lock> {
     match Lock::of_task(task) {
-        Ok(lock) => lock.filter(|it| it.base.platform == wishes.platform),
+        Ok(lock) => lock.filter(|it| {
+            let (then, now) = (&it.base.platform, &wishes.platform);
+            (&then.os, &then.architecture) == (&now.os, &now.architecture)
+        }),
         Err(error) => {
             let failure = Failure::from(error);
             shop.around
@@ -171,7 +174,7 @@ fn carried(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Option<Lock> {
 
 /// What the image is that a task names.
 enum Named {
-    Ours(Lock),
+    Ours(Box<Lock>),
     Other(BasePart, Base),
     /// Not looked for here.
     Unknown,
@@ -187,14 +190,14 @@ fn ours(shop: &Workshop, wishes: &Wishes<'_>) -> Result<Named, Failure> {
     if !wishes.force_pull
         && let Some(found) = shop.wait(read::ours_here(around, request, platform)).during(step)?
     {
-        return Ok(Named::Ours(found.parsed_lock().during(step)?));
+        return Ok(Named::Ours(Box::new(found.parsed_lock().during(step)?)));
     }
     let (part, base) = base::lock(shop, request, platform)?;
     if !read::is_ours(&base.config) {
         return Ok(Named::Other(part, base));
     }
     match shop.wait(read::of_base(around, base.clone(), request.to_string())) {
-        Ok(found) => Ok(Named::Ours(found.parsed_lock().during(step)?)),
+        Ok(found) => Ok(Named::Ours(Box::new(found.parsed_lock().during(step)?))),
         // Somebody else's image with an entry point of the same path.
         Err(read::ReadError::NotOurs { .. }) => Ok(Named::Other(part, base)),
         Err(error) => Err(error).during(step),

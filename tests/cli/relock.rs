@@ -9,7 +9,7 @@ use agent::lock::Lock;
 use agent::secret::{Credentials, Secret};
 use serde_json::{Value, json};
 
-use crate::build::Sample;
+use crate::build::{Sample, base_argument};
 use crate::support::images::{around, block};
 use crate::support::{Call, Registry, Server, TestContext, base, venv, write};
 
@@ -172,6 +172,35 @@ fn another_base_is_locked_anew_with_what_stands_on_it() {
     );
     let outcome = lock_call(&context, &server, &id).run();
     assert!(outcome.stderr.contains("the task's lock cannot be used"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_repositorys_own_requirements_stand_while_they_say_the_same() {
+    let context = TestContext::warm();
+    let server = Server::start(&context);
+    let sample = Sample::new(&context);
+    sample.repository.git(&["checkout", "--quiet", "--", "."]);
+    sample.repository.commit(&[("requirements.txt", "six==1.16.0\n")]);
+    let id = create(&server, &sample, "");
+    server.call("tasks.set_requirements", &json!({"task": id, "requirements": {"pip": ""}}));
+    server.call("tasks.edit", &json!({"task": id, "script": {"diff": ""}}));
+    let local = base_argument();
+    let on_base = |call: Call| call.args(["--docker", &local]);
+    let first = lock(&context, &server, &id, on_base);
+    assert_eq!(first.python.distributions.len(), 1);
+    let carried = first.carried().unwrap();
+    server.call("tasks.started", &json!({"task": id}));
+    block(agent::clearml::tasks::set_configuration(&client(&server), &id, "agent-lock", &carried, "a lock")).unwrap();
+    // The branch moves on: other code, the same requirements, and a base that is a file of each machine.
+    let other = TestContext::new();
+    sample.repository.commit(&[("later.py", "x = 1\n")]);
+    let second = lock(&other, &server, &id, |call| without_index(on_base(call)));
+    assert_ne!(second.code, first.code);
+    let parts = |it: &Lock| (it.base.clone(), it.python.clone(), it.system.clone(), it.uv.clone());
+    assert_eq!(parts(&second), parts(&first));
+    sample.repository.commit(&[("requirements.txt", "six==1.16.0\npackaging==24.0\n")]);
+    let third = lock(&context, &server, &id, on_base);
+    assert_eq!((third.python.distributions.len(), &third.base, &third.system), (2, &first.base, &first.system));
 }
 
 #[test]

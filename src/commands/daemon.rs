@@ -9,7 +9,7 @@ use super::workshop::client as client_of;
 use super::{Context, blocking, daemons};
 use crate::clearml::Client;
 use crate::cli::daemon::DaemonArgs;
-use crate::daemon::asked::{Asked, Signals};
+use crate::daemon::asked::Signals;
 use crate::daemon::dispatcher::{self, Desk, Habits};
 use crate::daemon::instances::{About, Forced, Instance, Instances, Now, Running};
 use crate::daemon::metrics::{self, Metrics};
@@ -74,7 +74,7 @@ async fn serve(settings: DaemonSettings, context: &Context) -> Result<u8, Failur
     };
     let instance = instances.claim(&identity(&settings), about(&settings, told))?;
     let shown = Shown { instance, metrics, tally };
-    let desk = desk(&settings, executor, (queues, gpus), shown, context)?;
+    let desk = desk(&settings, &executor, (queues, gpus), shown, context)?;
     reporter.note(greeting(&desk, &settings));
     let (ask, asks) = mpsc::channel(8);
     let listening = tokio::spawn(async move { while ask.send(signals.next().await).await.is_ok() {} });
@@ -158,7 +158,7 @@ struct Shown {
 
 fn desk(
     settings: &DaemonSettings,
-    executor: Arc<Executor>,
+    executor: &Arc<Executor>,
     (queues, gpus): (Arc<[Queue]>, GpuSet),
     shown: Shown,
     context: &Context,
@@ -185,7 +185,7 @@ fn desk(
     Ok(Desk {
         counter: Counter {
             client,
-            crew: Arc::new(crew::of(&executor, settings.tags.clone(), console)),
+            crew: Arc::new(crew::of(executor, settings.tags.clone(), console)),
             reporter,
             worker: worker_id.clone(),
             driver: (settings.slots == Slots::Dynamic).then(driver),

@@ -84,21 +84,30 @@ pub type Wants = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// Runs of this machine that nobody attends.
 pub type Left = Result<Vec<(Job, Attend)>, Failure>;
 
+/// Builds an image ahead of its task's turn.
+pub type Prebuild = BoxFuture<'static, Result<(), Failure>>;
+
+/// What is asked of a crew, and its answer.
+pub type Verb<I, O> = Box<dyn Fn(I) -> O + Send + Sync>;
+
+/// The same of something that stays ours.
+pub type VerbOf<I, O> = Box<dyn Fn(&I) -> O + Send + Sync>;
+
 /// Who does the work, and writes it down.
 pub struct Crew {
     /// Writes down that a task is about to be taken out of its queue: on disk when this returns.
-    pub intend: Box<dyn Fn(&Job) -> Result<(), Failure> + Send + Sync>,
+    pub intend: VerbOf<Job, Result<(), Failure>>,
     /// Writes down that it has been taken out.
-    pub taken: Box<dyn Fn(&RunId) -> Result<(), Failure> + Send + Sync>,
+    pub taken: VerbOf<RunId, Result<(), Failure>>,
     /// Forgets an intention: nothing came of it.
-    pub forget: Box<dyn Fn(&RunId) + Send + Sync>,
+    pub forget: VerbOf<RunId, ()>,
     /// Runs a task that was taken.
-    pub run: Box<dyn Fn(Job) -> Attend + Send + Sync>,
+    pub run: Verb<Job, Attend>,
     /// Finds the wanted runs of this machine that nobody attends: their process was killed. Those that are not resumed
     /// are free again once they are dropped.
-    pub left: Box<dyn Fn(Wants) -> Left + Send + Sync>,
+    pub left: Verb<Wants, Left>,
     /// Builds the image of a task that still waits. Dropping the future ends the build.
-    pub prebuild: Box<dyn Fn(String) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
+    pub prebuild: Verb<String, Prebuild>,
 }
 
 /// What a daemon does now, for `agent daemon --status` and metrics.

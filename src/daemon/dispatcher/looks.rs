@@ -186,7 +186,7 @@ impl Dispatcher {
         let (counter, queues) = (self.desk.counter.clone(), Arc::clone(&self.desk.queues));
         let places = self.desk.places.clone();
         // Other workers' runs are theirs for a while: only now and then they are looked at at all.
-        let all = self.looks.sweeps % 5 == 0;
+        let all = self.looks.sweeps.is_multiple_of(5);
         self.looks.sweeps += 1;
         let wants: Wants = Arc::new(move |worker| all || places.owns(worker));
         let known: BTreeSet<String> = self.running.values().map(|it| it.job().task.clone()).collect();

@@ -20,6 +20,7 @@ fn distribution(name: &str, version: &str, size: u64) -> Distribution {
         sha256: Digest::of(name),
         size,
         url: None,
+        direct: false,
         built_from: None,
     }
 }

@@ -104,6 +104,8 @@ pub enum Command {
     Cache(cache::CacheArgs),
     /// List the server's workers and what they do
     List(list::ListArgs),
+    /// Show the console of a task that ran on this machine
+    Logs(logs::LogsArgs),
     /// List this machine's GPUs
     Gpus(gpus::GpusArgs),
     /// Print the merged configuration, secrets masked

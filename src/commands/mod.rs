@@ -12,6 +12,7 @@ pub mod quickstart;
 pub mod inspect;
 pub mod list;
 pub mod lock;
+pub mod logs;
 pub mod run;
 pub mod server;
 pub mod verify;
@@ -51,6 +52,7 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
         Command::Verify(args) => verify::run(args, context).await,
         Command::Server(args) => server::run(args, context).await,
         Command::List(args) => list::run(&args, context).await,
+        Command::Logs(args) => logs::run(args, context).await,
         Command::Gpus(args) => gpus::run(&args, context),
         Command::Config(args) => config::run(&args, context),
         Command::Completion(args) => completion::run(&args, context),

@@ -17,6 +17,7 @@ mod gpus;
 mod guest;
 mod harness;
 mod list;
+mod logs;
 mod quickstart;
 mod quirks;
 mod readme;

@@ -1,5 +1,6 @@
 //! `agent daemon` before the embedded server: what it takes, in which order, and what survives which kill.
 
+mod background;
 mod docker;
 mod ending;
 mod kill;

@@ -6,7 +6,8 @@ const EXAMPLES: &str = "\
 Examples:
   agent run team/train:1                                        the image's task
   agent run --set Args/lr=0.1 oci:./image                       with another parameter
-  agent run --engine docker --gpus all team/train:1             in Docker, with GPUs
+  agent run --gpus 0,1 team/train:1                             with the first two GPUs
+  agent run --engine docker --gpus all team/train:1             in Docker, with all GPUs
   agent run --engine podman team/train:1                        in Podman
   agent run team/train:1 python -c 'import sys; print(sys.version)'
 
@@ -26,7 +27,7 @@ pub struct RunArgs {
     /// What runs it: this program itself, the Docker engine, or Podman (at CONTAINER_HOST, else its own service)
     #[arg(long, value_name = "WHAT", default_value = "native")]
     pub engine: RunEngine,
-    /// GPUs to give to it: all, or a list of indices and UUIDs (Docker only)
+    /// GPUs to give to it: all, none, or a list of indices (0,2 or 0-3), MIG instances (0:1) and UUIDs
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
     /// Hyperparameter to change

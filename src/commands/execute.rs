@@ -73,7 +73,7 @@ pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Fail
     let settings = merge(&args, &context.session)?;
     settings.execution.notes.iter().for_each(|it| context.ui.reporter().note(it));
     // Before anything is begun, so that no signal ends us in the middle of it.
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let client = client_of(&settings.execution.api, context)?;
     let task = task(&client, &settings, context).await?;
     let executor = Arc::new(executor(&settings, client, context).await?);
@@ -93,11 +93,17 @@ pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Fail
         dequeue(&executor.client, &claim).await?;
     }
     executor.client.call("workers.register", &json!({ "worker": claim.worker, "queues": [] })).await?;
-    let ended = attend(&executor, &settings, &mut claim, left, signals, &mut output, context).await;
+    let (ask, asks) = watch::channel(Ask::Nothing);
+    let (current, runs) = watch::channel(claim.run.clone());
+    let engine = Arc::clone(&executor.engine);
+    let listening = tokio::spawn(async move { signals.obey(&ask, &*engine, &runs).await });
+    let attending = Attending { executor: &executor, settings: &settings, context, asks, current };
+    let ended = attending.to_the_end(&mut claim, left, &mut output).await;
+    listening.abort();
     let goodbye = json!({ "worker": claim.worker, "queues": [] });
     // A server that is away does not need to know.
     let _ = tokio::time::timeout(Duration::from_secs(5), executor.client.call("workers.unregister", &goodbye)).await;
-    ended
+    judge(&claim.task, ended?, context)
 }
 
 /// The task's id: the one that was named, or a clone's.
@@ -131,39 +137,44 @@ async fn executor(settings: &ExecuteSettings, client: Client, context: &Context)
     Ok(Executor { settings: execution, client, engine, journal, program, reporter: context.ui.reporter() })
 }
 
-/// Attends the unit, and those that follow it where the machinery failed.
-async fn attend(
-    executor: &Arc<Executor>,
-    settings: &ExecuteSettings,
-    claim: &mut Claim,
-    mut left: Option<Journalled>,
-    mut signals: Signals,
-    output: &mut Output,
-    context: &Context,
-) -> Result<u8, Failure> {
-    let (ask, asks) = watch::channel(Ask::Nothing);
-    let (current, runs) = watch::channel(claim.run.clone());
-    let engine = Arc::clone(&executor.engine);
-    let listening = tokio::spawn(async move { signals.obey(&ask, &*engine, &runs).await });
-    let end = loop {
-        let (events, news) = mpsc::channel(64);
-        let telling = tokio::spawn(tell(news, context.clone()));
-        let run = left.as_ref().map_or_else(|| claim.run.clone(), |it| it.record().run.clone());
-        let _ = current.send(run.clone());
-        let mut reader = OutputReader::new(&executor.journal.spool(&run));
-        let end = {
-            let unit = async {
-                match left.take() {
-                    Some(journalled) => unit::resume(Arc::clone(executor), journalled, asks.clone(), events).await,
-                    None => {
-                        executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
-                        if !settings.monitored {
-                            executor.journal.quiet(&claim.run)?;
-                        }
-                        unit::run(Arc::clone(executor), claim.clone(), asks.clone(), events).await
-                    }
+/// What attending takes.
+struct Attending<'a> {
+    executor: &'a Arc<Executor>,
+    settings: &'a ExecuteSettings,
+    context: &'a Context,
+    asks: watch::Receiver<Ask>,
+    /// The run that signals are about.
+    current: watch::Sender<RunId>,
+}
+
+impl Attending<'_> {
+    /// Attends the unit, and those that follow it where the machinery failed.
+    async fn to_the_end(
+        &self,
+        claim: &mut Claim,
+        mut left: Option<Journalled>,
+        output: &mut Output,
+    ) -> Result<UnitEnd, Failure> {
+        loop {
+            match self.once(claim, left.take(), output).await? {
+                UnitEnd::Again { reason, attempt } => {
+                    self.context.ui.reporter().warning(format!("trying again: {reason}"));
+                    (claim.attempt, claim.run) = (attempt, RunId::new()?);
                 }
-            };
+                end => return Ok(end),
+            }
+        }
+    }
+
+    /// Attends one unit, and hands on what its run prints.
+    async fn once(&self, claim: &Claim, left: Option<Journalled>, output: &mut Output) -> Result<UnitEnd, Failure> {
+        let (events, news) = mpsc::channel(64);
+        let telling = tokio::spawn(tell(news, self.context.clone()));
+        let run = left.as_ref().map_or_else(|| claim.run.clone(), |it| it.record().run.clone());
+        let mut reader = OutputReader::new(&self.executor.journal.spool(&run));
+        let _ = self.current.send(run);
+        let end = {
+            let unit = self.unit(claim, left, events);
             tokio::pin!(unit);
             loop {
                 tokio::select! {
@@ -174,16 +185,25 @@ async fn attend(
         };
         output.pass_on(&mut reader).await?;
         let _ = telling.await;
-        match end? {
-            UnitEnd::Again { reason, attempt } => {
-                context.ui.reporter().warning(format!("trying again: {reason}"));
-                (claim.attempt, claim.run) = (attempt, RunId::new()?);
-            }
-            end => break end,
+        end
+    }
+
+    async fn unit(
+        &self,
+        claim: &Claim,
+        left: Option<Journalled>,
+        events: mpsc::Sender<UnitEvent>,
+    ) -> Result<UnitEnd, Failure> {
+        let (executor, asks) = (Arc::clone(self.executor), self.asks.clone());
+        if let Some(journalled) = left {
+            return unit::resume(executor, journalled, asks, events).await;
         }
-    };
-    listening.abort();
-    judge(&claim.task, end, context)
+        executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
+        if !self.settings.monitored {
+            executor.journal.quiet(&claim.run)?;
+        }
+        unit::run(executor, claim.clone(), asks, events).await
+    }
 }
 
 /// What the end means for whoever called us.
@@ -273,8 +293,8 @@ impl Output {
             None => None,
             Some(path) => {
                 let failed = |source| ExecuteError::Log { path: path.to_owned(), source };
-                let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-                Some((path.to_owned(), tokio::fs::File::from_std(file)))
+                let file = fs_err::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+                Some((path.to_owned(), tokio::fs::File::from_std(file.into_file())))
             }
         };
         Ok(Self { context: context.clone(), log })

@@ -27,6 +27,7 @@ mod claiming;
 mod container;
 mod ending;
 mod lines;
+mod prebuilt;
 mod running;
 mod server;
 mod watching;

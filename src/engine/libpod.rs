@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::container::moment;
 use super::podman::Service;
 use super::spec::libpod_body;
-use super::{ContainerSpec, ContainerState, EngineError, Podman};
+use super::{ContainerSpec, ContainerState, Docker, Endpoint, EngineError, Podman};
 use crate::digest::Digest;
 use crate::http;
 
@@ -126,6 +126,14 @@ impl Libpod {
             .map_err(|error| EngineError::Unreachable { endpoint: endpoint.to_owned(), source: Box::new(error) })?;
         let ours = ours.map(Arc::new);
         Ok(Self { client, base, endpoint: endpoint.to_owned(), ours, version: Arc::default() })
+    }
+
+    /// The API that it shares with Docker, of the same service; an own one ends with the last clone of this.
+    ///
+    /// # Errors
+    /// As [`Docker::connect`].
+    pub fn docker(&self) -> Result<Docker, EngineError> {
+        Docker::connect(&Endpoint::plain(self.endpoint.clone()))
     }
 
     /// Its address, for people.

@@ -11,6 +11,7 @@ pub mod container;
 pub mod docker;
 pub mod endpoint;
 pub mod libpod;
+pub mod parts;
 pub mod podman;
 pub mod spec;
 
@@ -18,6 +19,7 @@ pub use container::{ContainerState, LogChunk, Output};
 pub use docker::{Docker, EngineImage};
 pub use endpoint::Endpoint;
 pub use libpod::Libpod;
+pub use parts::{Attachment, Health, Limits};
 pub use podman::{Podman, Service};
 pub use spec::{Bind, ContainerSpec, DeviceRequest};
 

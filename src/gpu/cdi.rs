@@ -68,6 +68,9 @@ impl Explain for CdiError {
 /// # Errors
 /// [`CdiError`]: the driver's files or device nodes are not there.
 pub fn edits(set: &GpuSet) -> Result<(ContainerEdits, Vec<String>), CdiError> {
+    if set.is_empty() {
+        return Ok((with_environment(ContainerEdits::default(), set), Vec::new()));
+    }
     edits_from(set, &Specifications::of_machine(), || match super::discover()? {
         Discovery::Found(inventory) => {
             let driver = Driver::find(&inventory.driver)?;
@@ -82,9 +85,6 @@ fn edits_from(
     specifications: &Specifications,
     installed: impl FnOnce() -> Result<(Inventory, Driver), CdiError>,
 ) -> Result<(ContainerEdits, Vec<String>), CdiError> {
-    if set.is_empty() {
-        return Ok((with_environment(ContainerEdits::default(), set), Vec::new()));
-    }
     let mut warnings = specifications.warnings().to_vec();
     if let Some(parts) = parts(set, specifications) {
         let missing = parts.missing();

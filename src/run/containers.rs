@@ -310,6 +310,8 @@ pub(super) fn container(spec: &RunSpec, image: String, engine: &Containers) -> R
     // The in-image program takes this one, whatever the base's took.
     container.stop_signal.get_or_insert_with(|| "SIGTERM".to_owned());
     let spool = spool(spec).map_err(|source| ContainersError::Spool { path: spec.directory.clone(), source })?;
+    // Shared with the container where labels of SELinux would keep it out.
+    container.bind_options.extend(spool.iter().map(|it| (it.target.clone(), vec!["z".to_owned()])));
     container.binds.extend(spool);
     container.env.entry("AGENT_SPOOL".to_owned()).or_insert_with(|| Secret::new(launch::SPOOL));
     Ok(container)

@@ -73,10 +73,24 @@ pub(super) fn lend_to(spec: &mut ContainerSpec) {
 ///
 /// # Errors
 /// [`EngineError`]
-pub async fn start(docker: &Docker, mut spec: ContainerSpec, run: &str) -> Result<DockerRun, EngineError> {
+pub async fn start(docker: &Docker, spec: ContainerSpec, run: &str) -> Result<DockerRun, EngineError> {
+    let id = docker.create(&marked(spec, run)).await?;
+    start_created(docker, id).await
+}
+
+/// A container that is found again as a run's.
+#[must_use]
+pub fn marked(mut spec: ContainerSpec, run: &str) -> ContainerSpec {
     spec.labels.insert(RUN_LABEL.to_owned(), run.to_owned());
     spec.stop_timeout.get_or_insert(GRACE);
-    let id = docker.create(&spec).await?;
+    spec
+}
+
+/// Starts a container that somebody created. One that cannot be started is removed.
+///
+/// # Errors
+/// [`EngineError`]
+pub async fn start_created(docker: &Docker, id: String) -> Result<DockerRun, EngineError> {
     // Whoever stands between us and the engine may not let this through: there is the log.
     let output = docker.attach(&id).await.ok();
     let started = DockerRun { docker: docker.clone(), id, output };

@@ -18,11 +18,18 @@ mod cgroup;
 mod containers;
 pub mod docker;
 pub mod engine;
+pub mod lends;
 mod listen;
 pub mod monitor;
+pub mod names;
 pub mod native;
 pub mod podman;
+pub mod policy;
+pub mod ports;
+pub mod rules;
+pub mod settings;
 pub mod spec;
+pub mod templates;
 
 pub use containers::ContainersError;
 pub use engine::{Engine, EngineKind};

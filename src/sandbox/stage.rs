@@ -151,13 +151,13 @@ fn isolate(control: &File, head: &Head) -> Result<i32, Trouble> {
     flags.set(UnshareFlags::NEWNET, !head.network);
     unshare(flags)?;
     let handed = rustix::io::dup(control).doing(|| "hand over".to_owned())?;
-    let (mut began, begun) = io::pipe().doing(|| "hand over".to_owned())?;
-    let begun = rustix::io::dup(&begun).doing(|| "hand over".to_owned())?;
+    let (mut began, ours) = io::pipe().doing(|| "hand over".to_owned())?;
+    let begun = rustix::io::dup(&ours).doing(|| "hand over".to_owned())?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(STAGE).arg("2").arg(handed.as_raw_fd().to_string()).arg(begun.as_raw_fd().to_string());
     // dup(2) leaves the copies open across exec, as is wanted here.
     let child = command.spawn().doing(|| "start the first process".to_owned())?;
-    drop((handed, begun));
+    drop((handed, begun, ours));
     let pid = i32::try_from(child.id()).unwrap_or(0);
     say(control, &Reply::Started { pid })?;
     let _ = io::Read::read(&mut began, &mut [0]);

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::Given;
+use super::{Given, gpus};
 use crate::base::{Around, BaseError, Request};
 use crate::cli::run::RunArgs;
 use crate::commands::Context;
 use crate::digest::Digest;
-use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
+use crate::engine::{ContainerSpec, DeviceRequest, Docker, Libpod, LogChunk};
 use crate::error::Failure;
-use crate::run::{arguments, docker};
+use crate::gpu;
+use crate::run::{EngineKind, docker};
 use crate::secret::Secret;
 use crate::settings::UsageError;
 
@@ -18,8 +19,8 @@ use crate::settings::UsageError;
 pub(super) struct Place {
     /// Its API.
     pub(super) engine: Docker,
-    /// Whether it is Podman, which names its own images differently and knows no device requests.
-    pub(super) podman: bool,
+    /// Podman's own API, where it is Podman: its images are named differently, and devices by CDI.
+    pub(super) podman: Option<Libpod>,
 }
 
 /// Runs an image that the engine has.
@@ -33,16 +34,12 @@ pub(super) async fn run(
     let engine = &place.engine;
     let name = name(&place, given.request).await?;
     let words = super::words(args);
-    let mut spec = ContainerSpec {
-        image: name.clone(),
-        command: (!words.is_empty()).then_some(words),
-        ..ContainerSpec::default()
-    };
     // The task's own arguments first: what was asked for here counts more.
     let around = Around { docker: Some(engine.clone()), ..around };
-    if let Some(text) = super::container_arguments(&around, &Request::Docker(name)).await? {
-        arguments::apply(&mut spec, &text)?;
-    }
+    let kind = if place.podman.is_some() { EngineKind::Podman } else { EngineKind::Docker };
+    let mut spec = super::of_task(&around, &Request::Docker(name.clone()), kind, context).await?;
+    spec.image = name;
+    spec.command = (!words.is_empty()).then_some(words);
     spec.user = args.user.clone().or(spec.user);
     spec.read_only |= args.read_only;
     spec.binds.retain(|it| given.binds.iter().all(|given| given.target != it.target));
@@ -56,15 +53,13 @@ pub(super) async fn run(
         target: it.target,
         read_only: !it.writable,
     }));
-    if let Some(list) = &args.gpus {
-        spec.device_requests = gpus(list).into_iter().collect();
-    }
-    if place.podman && !spec.device_requests.is_empty() {
-        let hint = "Add --engine docker, or --gpus none to run without.";
-        return Err(UsageError::new("in Podman a run has no GPUs in this release", hint).into());
+    match (&args.gpus, &place.podman) {
+        (Some(list), None) => give_gpus(&mut spec, &list.parse()?),
+        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec).await?,
+        (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
-    attend(engine, spec, context).await
+    attend(&place, spec, context).await
 }
 
 /// The name under which the engine has the image.
@@ -78,7 +73,7 @@ async fn name(place: &Place, request: Request) -> Result<String, Failure> {
         }
     };
     // A short name means Docker's own registry to Podman's API, but its own images are named `localhost/…`.
-    let own = (place.podman && !name.contains('/')).then(|| format!("localhost/{name}"));
+    let own = (place.podman.is_some() && !name.contains('/')).then(|| format!("localhost/{name}"));
     for name in own.into_iter().chain([name.clone()]) {
         if place.engine.image(&name).await?.is_some() {
             return Ok(name);
@@ -88,9 +83,15 @@ async fn name(place: &Place, request: Request) -> Result<String, Failure> {
 }
 
 /// Runs a container to its end; nothing of it is left.
-async fn attend(engine: &Docker, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
+async fn attend(place: &Place, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
     let signals = docker::StopSignals::listen()?;
-    let mut run = docker::start(engine, spec, &run_id()).await?;
+    let mut run = match &place.podman {
+        None => docker::start(&place.engine, spec, &run_id()).await?,
+        Some(podman) => {
+            let id = podman.create(&docker::marked(spec, &run_id())).await?;
+            docker::start_created(&place.engine, id).await?
+        }
+    };
     let hand_on = |chunk: &LogChunk| match chunk {
         LogChunk::Out(bytes) => drop(context.ui.write(bytes)),
         LogChunk::Err(bytes) => context.ui.write_error(bytes),
@@ -109,15 +110,23 @@ async fn attend(engine: &Docker, spec: ContainerSpec, context: &Context) -> Resu
     Ok(u8::try_from(ended.code).unwrap_or(1))
 }
 
-/// `all`, or indices and UUIDs; `none` and an empty list ask for nothing.
-fn gpus(list: &str) -> Option<DeviceRequest> {
-    let ids: Vec<String> = list.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect();
+/// Asks the engine for GPUs by the names that were given: it may be on another machine. The variable is set too, for an
+/// image's own says which ones its programs think they have.
+fn give_gpus(spec: &mut ContainerSpec, ask: &gpu::Ask) {
     let request = |ids| DeviceRequest { driver: String::new(), ids, capabilities: vec!["gpu".to_owned()] };
-    match ids.as_slice() {
-        [] => None,
-        [one] if one == "none" => None,
-        [one] if one == "all" => Some(request(Vec::new())),
-        _ => Some(request(ids)),
+    let mut env = BTreeMap::new();
+    spec.device_requests.clear();
+    match ask {
+        gpu::Ask::Unsaid => {}
+        gpu::Ask::None => env = gpu::GpuSet::default().environment(),
+        gpu::Ask::All => spec.device_requests.push(request(Vec::new())),
+        gpu::Ask::These(ids) => {
+            env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","));
+            spec.device_requests.push(request(ids.clone()));
+        }
+    }
+    for (name, value) in env {
+        spec.env.entry(name).or_insert_with(|| Secret::new(value));
     }
 }
 
@@ -143,9 +152,17 @@ mod tests {
 
     #[test]
     fn gpus_as_docker_takes_them() {
-        assert_eq!(gpus("none"), None);
-        assert!(gpus("all").unwrap().ids.is_empty());
-        assert_eq!(gpus("0, GPU-1").unwrap().ids, ["0", "GPU-1"]);
+        let given = |list: &str| {
+            let mut spec = ContainerSpec::default();
+            give_gpus(&mut spec, &list.parse().unwrap());
+            let visible = spec.env.get("NVIDIA_VISIBLE_DEVICES").map(|it| it.reveal().to_owned());
+            (spec.device_requests.into_iter().next().map(|it| it.ids), visible)
+        };
+        assert_eq!(given("none"), (None, Some("void".to_owned())));
+        assert_eq!(given("all"), (Some(Vec::new()), None));
+        let some = |ids: &[&str]| (Some(ids.iter().map(ToString::to_string).collect()), Some(ids.join(",")));
+        assert_eq!(given("0, GPU-1"), some(&["0", "GPU-1"]));
+        assert_eq!(given("0-1,2.3"), some(&["0", "1", "2:3"]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStderr;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::prebuilt::Looked;
 use super::{Ending, Executor, Halt, Step, Unit, is_passing};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Builder, Phase};
@@ -49,6 +50,17 @@ impl Unit {
         self.open_lines()?;
         if let Some(builder) = self.record().builder {
             end_leftover(builder).await;
+        }
+        match self.is_allowed().await {
+            Looked::Allowed => {}
+            Looked::Refused(failure) => {
+                failure.hints().iter().for_each(|it| self.line(Level::Info, &format!("hint: {it}")));
+                return self.failed("the task is not run here", &failure);
+            }
+            Looked::Interrupted(interruption) => {
+                self.wished(interruption)?;
+                return self.ended(Ending::Stopped);
+            }
         }
         self.say("building image");
         let mut child = match Child::start(self.command()) {

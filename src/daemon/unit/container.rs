@@ -8,15 +8,22 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Unit, building};
+use super::{Halt, Unit, building, server};
+use crate::clearml::events::Level;
+use crate::clearml::tasks;
 use crate::config::value::{Value as Setting, object_to_json};
 use crate::config::{Api, Config, Environment};
 use crate::engine::{Bind, ContainerSpec};
 use crate::error::{During as _, Failure};
-use crate::fs::write_whole;
+use crate::fs::{create_private_dir, write_whole};
 use crate::launch;
 use crate::lock::Lock;
-use crate::run::{RunSpec, arguments};
+use crate::run::RunSpec;
+use crate::run::arguments::Gpus;
+use crate::run::lends::{self, Account, Lending};
+use crate::run::ports::{self, Ports};
+use crate::run::settings::{Asked, Chosen, of_task};
+use crate::run::templates::{self, Values};
 use crate::secret::{Secret, is_secret_name};
 
 /// Where the configuration is inside.
@@ -25,44 +32,142 @@ const CONFIG: &str = "/opt/agent/clearml.conf";
 const ENVIRONMENT: &str = "/opt/agent/environment.json";
 /// The files' names in the unit's directory.
 pub(super) const LENT: [&str; 2] = ["clearml.conf", "environment.json"];
+/// The directory of what is lent of a home, there.
+pub(super) const HOME: &str = "home";
+/// The task's property that says which ports of this machine are its own, as the original has it.
+const PORTS: &str = "_external_host_tcp_port_mapping";
 
 impl Unit {
-    /// What is run. The same each time it is asked for.
-    pub(super) fn spec(&self) -> Result<RunSpec, Failure> {
-        let record = self.record();
-        let directory = self.entry.directory();
-        let lock = building::lock_of(directory)?;
-        let image = record.image.clone().ok_or_else(|| std::io::Error::other("the image is not known"))?;
-        let mut container = self.asked(&lock)?;
-        let hidden = self.variables(&mut container, &lock);
-        let user = container.user.clone().or_else(|| record.user.clone());
-        self.lend(&mut container, &hidden, user.as_deref()).during(|| "cannot lend files to the run".to_owned())?;
-        let directory = directory.to_owned();
-        Ok(RunSpec { id: record.run.clone(), image, container, gpus: record.gpus.clone(), directory })
+    /// What is run. The same each time it is asked for, save ports of this machine.
+    pub(super) async fn spec(&self) -> Result<Result<RunSpec, Failure>, Halt> {
+        let lock = match building::lock_of(self.entry.directory()) {
+            Ok(lock) => lock,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let (client, task) = (&self.executor.client, &self.record().task);
+        let document = self.insist("for the task", || tasks::get(client, task)).await?;
+        let values = self.values(document, &lock).await?;
+        let machine = Environment::current();
+        let made = self.chosen(&lock, &values, &machine).and_then(|chosen| self.made(chosen, &lock, &machine));
+        match made {
+            Ok((spec, mappings)) => {
+                if let Some(property) = ports::property(&mappings) {
+                    let mark = || server::note(client, task, PORTS, &property);
+                    self.insist("to tell of ports", mark).await?;
+                }
+                Ok(Ok(spec))
+            }
+            Err(failure) => Ok(Err(failure)),
+        }
     }
 
-    /// What the task asks for.
-    fn asked(&self, lock: &Lock) -> Result<ContainerSpec, Failure> {
-        let mut container = ContainerSpec::default();
-        let text = lock.launch.container_arguments.as_deref().unwrap_or_default();
-        if self.record().engine == "native" {
-            let left_out = arguments::apply_natively(&mut container, text)?;
-            if !left_out.is_empty() {
-                let list = left_out.join(", ");
-                self.note(format!("these container arguments of the task do not count natively: {list}"));
+    /// What templates in the task's container arguments are filled with; only what they need is asked for.
+    async fn values(&self, task: Value, lock: &Lock) -> Result<Values, Halt> {
+        let text = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let recorded = text(&task, "/container/arguments").unwrap_or_default();
+        let own = self.executor.settings.agent.extra_docker_arguments.join(" ");
+        let asked = lock.launch.container_arguments.iter().chain(lock.launch.env.values()).map(String::as_str);
+        let needs = templates::needs(asked.chain([recorded.as_str(), own.as_str()]));
+        let (queue_id, project_id) = (self.record().queue.clone(), text(&task, "/project"));
+        let queue =
+            self.ask(needs.queue && queue_id.is_some(), "queues.get_by_id", json!({ "queue": queue_id })).await?;
+        let project = json!({ "project": project_id });
+        let project = self.ask(needs.project && project_id.is_some(), "projects.get_by_id", project).await?;
+        let user = self.ask(needs.user, "users.get_current_user", json!({})).await?;
+        let config = Config::load(self.executor.settings.config_file.as_deref(), &Environment::current());
+        Ok(Values {
+            queue_id,
+            queue_name: text(&queue, "/queue/name"),
+            worker_id: Some(self.record().worker.clone()),
+            project_id,
+            project_name: text(&project, "/project/name"),
+            task,
+            user: user.get("user").cloned().unwrap_or_default(),
+            config: config.map_or(Value::Null, |it| templates::configuration(&it)),
+        })
+    }
+
+    /// Asks the server where that is needed. What cannot be had has no value, which is told.
+    async fn ask(&self, needed: bool, call: &str, body: Value) -> Result<Value, Halt> {
+        if !needed {
+            return Ok(Value::Null);
+        }
+        let client = &self.executor.client;
+        let answer = self.insist("for what the container is to know", || async {
+            match client.call(call, &body).await {
+                Err(error) if !error.is_passing() => Ok(Value::Null),
+                answer => answer,
             }
-        } else {
-            arguments::apply(&mut container, text)?;
-        }
+        });
+        answer.await
+    }
+
+    /// What the task and the configuration ask for.
+    fn chosen(&self, lock: &Lock, values: &Values, machine: &Environment) -> Result<Chosen, Failure> {
+        let (settings, record) = (&self.executor.settings, self.record());
+        let recorded = values.task.pointer("/container/arguments").and_then(Value::as_str).unwrap_or_default();
+        // Ports are looked for from another place by each run.
+        let seed = u64::from_str_radix(&record.run.as_str()[..16], 16).unwrap_or_default();
+        let ports = Ports { busy: &ports::is_busy, address: ports::own_address(), seed };
+        let mut chosen = of_task(&Asked {
+            engine: settings.engine,
+            arguments: lock.launch.container_arguments.as_deref().unwrap_or_default(),
+            variables: &lock.launch.env,
+            secrets: &lock.launch.secrets,
+            recorded,
+            agent: &settings.agent,
+            machine,
+            values,
+            gpus: Gpus::Assigned,
+            ports: Some(ports),
+            run: Some(&record.run),
+            read: &|path: &str| fs_err::read_to_string(path),
+        })?;
+        chosen.warnings.iter().for_each(|it| self.line(Level::Warning, it));
         // A server of this machine is nowhere else.
-        if container.network.is_none() && is_loopback(&self.executor.settings.api) {
-            container.network = Some("host".to_owned());
+        if chosen.container.network.is_none() && is_loopback(&settings.api) {
+            chosen.container.network = Some("host".to_owned());
         }
-        Ok(container)
+        Ok(chosen)
+    }
+
+    fn made(
+        &self,
+        chosen: Chosen,
+        lock: &Lock,
+        machine: &Environment,
+    ) -> Result<(RunSpec, Vec<ports::Mapping>), Failure> {
+        let record = self.record();
+        let directory = self.entry.directory().to_owned();
+        let image = record.image.clone().ok_or_else(|| std::io::Error::other("the image is not known"))?;
+        let mut container = chosen.container;
+        let user = container.user.clone().or_else(|| record.user.clone()).unwrap_or_default();
+        self.lend_home(&mut container, &user, machine)?;
+        let hidden = self.variables(&mut container, lock, machine);
+        self.lend(&mut container, &hidden, &user).during(|| "cannot lend files to the run".to_owned())?;
+        let spec = RunSpec { id: record.run.clone(), image, container, gpus: record.gpus.clone(), directory };
+        Ok((spec, chosen.ports))
+    }
+
+    /// What the original lends of the home of whoever runs the agent.
+    fn lend_home(&self, container: &mut ContainerSpec, user: &str, machine: &Environment) -> Result<(), Failure> {
+        let settings = &self.executor.settings;
+        let account = Account::of(user, settings.engine);
+        let directory = self.entry.directory().join(HOME);
+        create_private_dir(&directory)?;
+        let lending = Lending { agent: &settings.agent, machine, account: account.as_ref(), directory: &directory };
+        let lent = lends::lend(&lending)?;
+        lent.warnings.iter().for_each(|it| self.line(Level::Warning, it));
+        let taken: Vec<String> = container.binds.iter().map(|it| it.target.clone()).collect();
+        container.binds.extend(lent.binds.into_iter().filter(|it| !taken.contains(&it.target)));
+        for (name, value) in lent.env {
+            container.env.entry(name).or_insert_with(|| Secret::new(value));
+        }
+        Ok(())
     }
 
     /// The run's variables; those that an engine must not tell come back.
-    fn variables(&self, container: &mut ContainerSpec, lock: &Lock) -> BTreeMap<String, Secret> {
+    fn variables(&self, container: &mut ContainerSpec, lock: &Lock, machine: &Environment) -> BTreeMap<String, Secret> {
         let (settings, record) = (&self.executor.settings, self.record());
         let mut set = |name: &str, value: String| container.env.insert(name.to_owned(), Secret::new(value));
         set("AGENT_EXECUTOR", "1".to_owned());
@@ -83,9 +188,8 @@ impl Unit {
             set("PYTHONOPTIMIZE", settings.optimize.to_string());
         }
         // What the task needs and no image may hold comes from here, where it is set here.
-        let environment = Environment::current();
         for name in &lock.launch.secrets {
-            if let Some(value) = environment.raw(name) {
+            if let Some(value) = machine.raw(name) {
                 container.env.entry(name.clone()).or_insert_with(|| Secret::new(value));
             }
         }
@@ -103,7 +207,7 @@ impl Unit {
         &self,
         container: &mut ContainerSpec,
         hidden: &BTreeMap<String, Secret>,
-        user: Option<&str>,
+        user: &str,
     ) -> std::io::Result<()> {
         let directory = self.entry.directory();
         // The directory is for its owner alone; a run of another user must be able to read what is lent to it.
@@ -165,8 +269,8 @@ fn is_loopback(api: &Api) -> bool {
 }
 
 /// Whether a container's user is root, who may read what is its own or anybody's.
-fn is_root(user: Option<&str>) -> bool {
-    let name = user.unwrap_or_default().split(':').next().unwrap_or_default();
+fn is_root(user: &str) -> bool {
+    let name = user.split(':').next().unwrap_or_default();
     matches!(name, "" | "0" | "root")
 }
 
@@ -191,8 +295,8 @@ mod tests {
 
     #[test]
     fn roots_and_servers_of_this_machine_are_known() {
-        assert!(is_root(None) && is_root(Some("root")) && is_root(Some("0:0")));
-        assert!(!is_root(Some("1000")) && !is_root(Some("ml:video")));
+        assert!(is_root("") && is_root("root") && is_root("0:0"));
+        assert!(!is_root("1000") && !is_root("ml:video"));
         let api = |url: &str| Api { server: Some(url.parse().unwrap()), ..Api::default() };
         assert!(is_loopback(&api("http://127.0.0.1:8008")) && is_loopback(&api("http://[::1]:8008")));
         assert!(is_loopback(&api("http://localhost:8008")) && !is_loopback(&api("https://api.example.com")));

@@ -190,6 +190,7 @@ impl Unit {
         for name in container::LENT.iter().chain(&[building::LOCK]) {
             let _ = fs::remove_file(directory.join(name));
         }
+        let _ = fs::remove_dir_all(directory.join(container::HOME));
         let _ = self.executor.journal.prune();
     }
 

@@ -47,15 +47,15 @@ impl Unit {
             return Ok(Step::Go(Phase::Run));
         }
         let engine = std::sync::Arc::clone(&self.executor.engine);
-        let spec = match self.spec() {
-            Ok(spec) => spec,
-            Err(failure) => return self.failed("the run cannot be started", &failure),
-        };
         match self.open_lines() {
             // It has started already, and whoever started it could not write that down.
             Err(SpoolError::InUse(_)) => {}
             opened => opened?,
         }
+        let spec = match self.spec().await? {
+            Ok(spec) => spec,
+            Err(failure) => return self.failed("the run cannot be started", &failure),
+        };
         self.line(Level::Info, &format!("starting in {} as run {}", engine.name(), self.record().run));
         self.say(format!("starting in {}", engine.name()));
         // From now on the spool is the run's.

@@ -112,6 +112,15 @@ pub(super) async fn mark(client: &Client, task: &str, run: Option<&RunId>, attem
     client.call("tasks.edit", &edit).await.map(|_| ())
 }
 
+/// Sets one property of a task.
+pub(super) async fn note(client: &Client, task: &str, name: &str, value: &str) -> Result<(), ApiError> {
+    let seen = look(client, task).await?;
+    let mut runtime: Map<String, Value> = seen.and_then(|it| it.runtime.as_object().cloned()).unwrap_or_default();
+    runtime.insert(name.to_owned(), json!(value));
+    let edit = json!({ "task": task, "force": true, "runtime": runtime });
+    client.call("tasks.edit", &edit).await.map(|_| ())
+}
+
 /// The machine's name.
 pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

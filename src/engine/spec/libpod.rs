@@ -4,8 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::ContainerSpec;
 
-/// The period of CPU quotas, in microseconds.
-const PERIOD: u64 = 100_000;
+mod further;
 
 /// The request that creates it; what Podman does not take is named.
 pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
@@ -37,7 +36,7 @@ pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
             "default" => {}
             name => {
                 set("netns", json!({"nsmode": "bridge"}));
-                set("networks", json!({ name: {} }));
+                set("networks", json!({ name: attachment(spec) }));
             }
         }
     }
@@ -49,7 +48,7 @@ pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
     set("ipcns", spec.ipc.as_deref().map_or(Value::Null, namespace));
     set("pidns", spec.pid.as_deref().map_or(Value::Null, namespace));
     set("shm_size", json!(spec.shm_size));
-    set("resource_limits", limits(spec));
+    set("resource_limits", further::limits(spec));
     let limit = |(name, soft, hard): &(String, i64, i64)| json!({"type": name, "soft": unsigned(*soft), "hard": unsigned(*hard)});
     set("r_limits", spec.ulimits.iter().map(limit).collect::<Vec<_>>().into());
     set("cap_add", json!(spec.cap_add));
@@ -70,6 +69,7 @@ pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
     set("init", json!(spec.init));
     set("oci_runtime", json!(spec.runtime));
     set("devices", devices(spec)?.into());
+    further::fill(spec, &mut set)?;
     set("stop_timeout", json!(spec.stop_timeout));
     set("stop_signal", spec.stop_signal.as_deref().map(number).transpose()?.map_or(Value::Null, Value::from));
     Ok(body.into())
@@ -79,20 +79,39 @@ pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
 fn mounts(spec: &ContainerSpec) -> (Vec<Value>, Vec<Value>) {
     let (mut mounts, mut volumes) = (Vec::new(), Vec::new());
     for bind in &spec.binds {
-        let mode = if bind.read_only { "ro" } else { "rw" };
+        let mut options = vec![if bind.read_only { "ro" } else { "rw" }];
+        options.extend(spec.bind_options.get(&bind.target).into_iter().flatten().map(String::as_str));
         if bind.source.starts_with('/') {
+            options.insert(0, "rbind");
             mounts.push(json!({
-                "type": "bind", "source": bind.source, "destination": bind.target, "options": ["rbind", mode],
+                "type": "bind", "source": bind.source, "destination": bind.target, "options": options,
             }));
         } else {
-            volumes.push(json!({"Name": bind.source, "Dest": bind.target, "Options": [mode]}));
+            volumes.push(json!({"Name": bind.source, "Dest": bind.target, "Options": options}));
         }
     }
+    volumes.extend(spec.volumes.iter().map(|it| json!({"Name": "", "Dest": it, "Options": []})));
     for (target, options) in &spec.tmpfs {
         let options: Vec<&str> = options.split(',').filter(|it| !it.is_empty()).collect();
         mounts.push(json!({"type": "tmpfs", "source": "tmpfs", "destination": target, "options": options}));
     }
     (mounts, volumes)
+}
+
+fn attachment(spec: &ContainerSpec) -> Value {
+    let asked = &spec.attachment;
+    let mut attached = Map::new();
+    if !asked.aliases.is_empty() {
+        attached.insert("aliases".to_owned(), json!(asked.aliases));
+    }
+    let addresses: Vec<&String> = asked.ipv4.iter().chain(&asked.ipv6).collect();
+    if !addresses.is_empty() {
+        attached.insert("static_ips".to_owned(), json!(addresses));
+    }
+    if let Some(mac) = &asked.mac {
+        attached.insert("static_mac".to_owned(), json!(mac));
+    }
+    attached.into()
 }
 
 /// `host`, `container:ID`.
@@ -119,26 +138,6 @@ fn ports(spec: &ContainerSpec) -> Result<Vec<Value>, String> {
         }
     }
     Ok(mappings)
-}
-
-fn limits(spec: &ContainerSpec) -> Value {
-    let mut limits = Map::new();
-    if let Some(memory) = spec.memory {
-        // As much swap as memory, as Docker gives.
-        limits.insert("memory".to_owned(), json!({"limit": memory, "swap": memory.saturating_mul(2)}));
-    }
-    let mut cpu = Map::new();
-    if let Some(nano) = spec.nano_cpus {
-        cpu.insert("period".to_owned(), json!(PERIOD));
-        cpu.insert("quota".to_owned(), json!(u128::from(nano) * u128::from(PERIOD) / 1_000_000_000));
-    }
-    if let Some(cpus) = &spec.cpuset {
-        cpu.insert("cpus".to_owned(), json!(cpus));
-    }
-    if !cpu.is_empty() {
-        limits.insert("cpu".to_owned(), cpu.into());
-    }
-    limits.into()
 }
 
 /// Devices of the host, and CDI names among the device requests.

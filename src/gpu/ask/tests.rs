@@ -67,7 +67,7 @@ fn lists_ranges_instances_and_uuids_mean_devices_in_the_order_they_were_named() 
 #[test]
 fn what_cannot_be_had_is_named_with_what_there_is() {
     insta::assert_snapshot!(refused("4"), @"there is no GPU `4`: there are 0, 1, 2 and 3");
-    insta::assert_snapshot!(refused("0-4"), @"there is no GPU `4`: there are 0, 1, 2 and 3");
+    insta::assert_snapshot!(refused("0-2,4"), @"there is no GPU `4`: there are 0, 1, 2 and 3");
     insta::assert_snapshot!(refused("2:7"), @"there is no GPU `2:7`: there are 2:0, 2:1 and 2:2");
     insta::assert_snapshot!(refused("0:1"), @"there is no GPU `0:1`: there is no instance: GPU 0 is not partitioned (MIG)");
     insta::assert_snapshot!(refused("3"), @"GPU 3 is partitioned (MIG) and has no instance: nothing can run on it");

@@ -45,14 +45,15 @@ fn some_of_them_are_named_as_everywhere() {
     let outcome = asked(&context, &driver, &["--gpus", "2,1:0"]).run().success();
     insta::assert_snapshot!(outcome.shown_stdout(), @r"
     driver 550.54.14, CUDA up to 12.4
-    gpu  name                       memory  used  busy  compute  uuid
-    2    NVIDIA GB10                              42 %  9.0      GPU-cccccccc-0000-0000-0000-000000000000
-    1:0  NVIDIA H100 MIG 1g.10gb  10.0 GiB                       MIG-b0b0b0b0-0000-0000-0000-000000000000
+    gpu  name                       memory      used  busy  compute  uuid
+    2    NVIDIA GB10                                  42 %  9.0      GPU-cccccccc-0000-0000-0000-000000000000
+    1    NVIDIA H100 80GB HBM3    80.0 GiB  1.00 GiB        9.0      GPU-bbbbbbbb-0000-0000-0000-000000000000
+    1:0  NVIDIA H100 MIG 1g.10gb  10.0 GiB                           MIG-b0b0b0b0-0000-0000-0000-000000000000
     ");
     let outcome = asked(&context, &driver, &["--gpus", "0-3"]).run().exits(66);
     insta::assert_snapshot!(outcome.shown_stderr(), @r"
     error: there is no GPU `3`: there are 0, 1 and 2
-      hint: `agent gpus` lists what there is.
+    hint: `agent gpus` lists what there is.
     ");
     let outcome = asked(&context, &driver, &["--gpus", "one"]).run().exits(2);
     assert!(outcome.stderr.contains("`one` is no index, range, instance or UUID"), "{}", outcome.stderr);
@@ -89,6 +90,6 @@ fn a_machine_without_a_driver_is_told_plainly() {
     let outcome = asked(&context, &driver, &["--gpus", "all"]).run().exits(66);
     insta::assert_snapshot!(outcome.shown_stderr(), @r"
     error: GPUs `all` are asked for and cannot be had: NVIDIA's library is installed, its kernel driver is not loaded
-      hint: Install the driver, or go without GPUs: `--cpu-only` (or `--gpus none`).
+    hint: Install the driver, or go without GPUs: `--cpu-only` (or `--gpus none`).
     ");
 }

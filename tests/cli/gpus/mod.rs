@@ -1,3 +1,5 @@
 //! GPUs without a GPU: a stand-in for NVIDIA's driver, from listing its devices to a program that computes on them.
 
 mod listing;
+mod native;
+mod script;

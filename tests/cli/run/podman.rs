@@ -37,8 +37,10 @@ fn every_byte_of_a_run_arrives() {
     }
     let outcome = there(context.agent()).args(["run", "--engine", "podman", "no-such-image:1"]).run().exits(66);
     assert!(outcome.stderr.contains("has no image `no-such-image:1`"), "{}", outcome.stderr);
-    let outcome = there(context.agent()).args(["run", "--engine", "podman", "--gpus", "all", &name]).run().exits(2);
-    assert!(outcome.stderr.contains("no GPUs"), "{}", outcome.stderr);
+    let outcome = there(context.agent()).args(["run", "--engine", "podman", "--gpus", "3-1", &name]).run().exits(2);
+    assert!(outcome.stderr.contains("`3-1`"), "{}", outcome.stderr);
+    let call = there(context.agent()).args(["run", "--engine", "podman", "--gpus", "none", &name]);
+    assert_eq!(call.arg("echo $NVIDIA_VISIBLE_DEVICES").ok(), "void");
     context.command("podman").args(["rmi", "--force", &name]).ok();
 }
 

@@ -38,7 +38,8 @@ mod docker {
                 .spawn()
                 .unwrap();
             let daemon = Self { root: root.to_owned(), child };
-            wait_until("dockerd answers", || block(async { daemon.docker().ping().await.is_ok() }));
+            let there = || daemon.root.join("docker.sock").exists();
+            wait_until("dockerd answers", || there() && block(async { daemon.docker().ping().await.is_ok() }));
             daemon
         }
 

@@ -66,6 +66,8 @@ mod docker {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let _ = self.child.wait();
+            // One that was killed did not undo this, and the next did not know of it.
+            let _ = Command::new("umount").arg(self.root.join("data")).stderr(Stdio::null()).status();
         }
     }
 

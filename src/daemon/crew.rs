@@ -63,10 +63,10 @@ fn claim(job: &Job, tags: &[String]) -> Claim {
     }
 }
 
-/// The runs of this engine that nobody attends.
+/// The runs of this engine and this server that nobody attends.
 fn left(executor: &Arc<Executor>, wants: &Wants, console: Option<&Console>) -> Left {
-    let engine = executor.engine.name();
-    let found = executor.journal.abandoned(|it| it.engine == engine && wants(&it.worker))?;
+    let (engine, server) = (executor.engine.name(), executor.client.address());
+    let found = executor.journal.abandoned(|it| it.engine == engine && it.server == server && wants(&it.worker))?;
     for error in found.unreadable {
         executor.reporter.warning(Failure::from(error).to_string());
     }

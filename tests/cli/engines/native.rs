@@ -66,7 +66,9 @@ fn a_run_whose_monitor_is_killed_is_lost_and_nothing_of_it_goes_on() {
             engine.start(&spec).await.unwrap();
             written(&spec, "up");
             let program = number(&spec.directory.join("monitor.json"), "/program/pid");
-            let gone = || !Path::new(&format!("/proc/{program}")).exists();
+            // Whoever is to bury it may take its time.
+            let stat = format!("/proc/{program}/stat");
+            let gone = || fs_err::read_to_string(&stat).map_or(true, |it| it.contains(") Z "));
             assert!(!gone());
             kill(number(&spec.directory.join("monitor.lock"), "/pid"));
             let Outcome::Lost { reason } = engine.wait(&spec.id).await.unwrap() else { panic!("not lost") };
@@ -118,7 +120,7 @@ fn devices_empty_directories_and_no_network_are_had_without_an_engine() {
     block(async {
         let image = image(&context).await;
         let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
-        let text = "{ df -k /scratch | tail -1 | awk '{print $2}'; test -c /dev/mine && echo device; \
+        let text = "{ df -k --output=size /scratch | tail -1 | tr -d ' '; test -c /dev/mine && echo device; \
                     tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; } > $AGENT_SPOOL/said";
         let mut spec = script(&runs, &image, text);
         spec.container.tmpfs.insert("/scratch".to_owned(), "size=1m,mode=1777,noexec".to_owned());

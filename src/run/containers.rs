@@ -2,6 +2,7 @@
 //!
 //! What starts them differs and stands in [`super::docker`] and [`super::podman`]; everything after that is the same.
 
+use std::path::Path;
 use std::time::Duration;
 
 use fs_err as fs;
@@ -310,27 +311,33 @@ pub(super) fn container(spec: &RunSpec, image: String, engine: &Containers) -> R
     // The in-image program takes this one, whatever the base's took.
     container.stop_signal.get_or_insert_with(|| "SIGTERM".to_owned());
     let spool = spool(spec).map_err(|source| ContainersError::Spool { path: spec.directory.clone(), source })?;
-    // Shared with the container where labels of SELinux would keep it out.
-    container.bind_options.extend(spool.iter().map(|it| (it.target.clone(), vec!["z".to_owned()])));
     container.binds.extend(spool);
+    // Shared with the container where labels of SELinux would keep it out: what lies in the run's own directory.
+    for bind in container.binds.iter().filter(|it| Path::new(&it.source).starts_with(&spec.directory)) {
+        container.bind_options.entry(bind.target.clone()).or_default().push("z".to_owned());
+    }
     container.env.entry("AGENT_SPOOL".to_owned()).or_insert_with(|| Secret::new(launch::SPOOL));
     Ok(container)
 }
 
-/// The bind of a run's console spool, made so that whoever runs inside can write there and whoever attends the run can
-/// take over: its directory lets nobody else of this machine in.
+/// Makes a run's console spool so that whoever runs inside can write there and whoever attends the run can take over: the
+/// run's directory lets nobody else of this machine in. Gives its bind, where the run has none of its own.
 pub(super) fn spool(spec: &RunSpec) -> std::io::Result<Option<Bind>> {
     use std::os::unix::fs::PermissionsExt as _;
-    if spec.container.binds.iter().any(|it| it.target.trim_end_matches('/') == launch::SPOOL) {
+    let directory = spec.directory.join("spool");
+    let bound = spec.container.binds.iter().find(|it| it.target.trim_end_matches('/') == launch::SPOOL);
+    if bound.is_some_and(|it| Path::new(&it.source) != directory) {
         return Ok(None);
     }
-    let directory = spec.directory.join("spool");
     fs::create_dir_all(&directory)?;
     let lock = directory.join("lock");
     fs::OpenOptions::new().create(true).append(true).open(&lock)?;
-    // Another user inside owns what it makes; only we own these, and may already have changed them.
+    // Another user inside owns what it makes; these are ours, made before.
     fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
     fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o666))?;
+    if bound.is_some() {
+        return Ok(None);
+    }
     let source = fs::canonicalize(&directory)?.display().to_string();
     Ok(Some(Bind { source, target: launch::SPOOL.to_owned(), read_only: false }))
 }

@@ -149,7 +149,8 @@ pub(super) async fn obeys(engine: &dyn Engine, runs: &Path, image: &RunImage) {
     let mut spec = script(
         runs,
         image,
-        "{ id -u; pwd; hostname; echo $SECRET; ulimit -n; df -k /dev/shm | tail -1 | awk '{print $2}'; \
+        "{ id -u; pwd; cat /proc/sys/kernel/hostname; echo $SECRET; ulimit -n; \
+         df -k --output=size /dev/shm | tail -1 | tr -d ' '; \
          touch /opt/x 2>/dev/null && echo writable; } > $AGENT_SPOOL/said; exit 0",
     );
     spec.container.user = Some("1234:1234".to_owned());
@@ -214,7 +215,7 @@ fn a_starter_that_is_killed() {
         let engine = engine(serde_json::from_value(field("kind")).unwrap(), &ground(&runs, &store)).await;
         let spec = script(&runs, &image, OBEDIENT);
         engine.start(&spec).await.unwrap();
-        println!("started {}", spec.id);
+        println!("\nstarted {}", spec.id);
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
     });
 }

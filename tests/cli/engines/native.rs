@@ -66,7 +66,9 @@ fn a_run_whose_monitor_is_killed_is_lost_and_nothing_of_it_goes_on() {
             engine.start(&spec).await.unwrap();
             written(&spec, "up");
             let program = number(&spec.directory.join("monitor.json"), "/program/pid");
-            let gone = || !Path::new(&format!("/proc/{program}")).exists();
+            // Whoever is to bury it may take its time.
+            let stat = format!("/proc/{program}/stat");
+            let gone = || fs_err::read_to_string(&stat).map_or(true, |it| it.contains(") Z "));
             assert!(!gone());
             kill(number(&spec.directory.join("monitor.lock"), "/pid"));
             let Outcome::Lost { reason } = engine.wait(&spec.id).await.unwrap() else { panic!("not lost") };
@@ -107,6 +109,25 @@ fn what_the_first_process_prints_is_kept_and_nothing_of_the_order_is_on_disk_or_
         assert_eq!(engine.wait(&spec.id).await.unwrap(), super::exited(137));
         let read = |name: &str| fs_err::read_to_string(spec.directory.join(name)).unwrap();
         assert_eq!((read("stdout.log"), read("stderr.log")), ("out\n".to_owned(), "err\n".to_owned()));
+        engine.remove(&spec.id).await.unwrap();
+    });
+}
+
+#[test]
+fn devices_empty_directories_and_no_network_are_had_without_an_engine() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        let text = "{ df -k --output=size /scratch | tail -1 | tr -d ' '; test -c /dev/mine && echo device; \
+                    tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; } > $AGENT_SPOOL/said";
+        let mut spec = script(&runs, &image, text);
+        spec.container.tmpfs.insert("/scratch".to_owned(), "size=1m,mode=1777,noexec".to_owned());
+        spec.container.devices = vec![("/dev/null".to_owned(), "/dev/mine".to_owned(), "rw".to_owned())];
+        engine.start(&spec).await.unwrap();
+        assert_eq!(engine.wait(&spec.id).await.unwrap(), super::exited(0));
+        assert_eq!(written(&spec, "said"), "1024\ndevice\nlo\n");
         engine.remove(&spec.id).await.unwrap();
     });
 }

@@ -38,7 +38,8 @@ mod docker {
                 .spawn()
                 .unwrap();
             let daemon = Self { root: root.to_owned(), child };
-            wait_until("dockerd answers", || block(async { daemon.docker().ping().await.is_ok() }));
+            let there = || daemon.root.join("docker.sock").exists();
+            wait_until("dockerd answers", || there() && block(async { daemon.docker().ping().await.is_ok() }));
             daemon
         }
 
@@ -65,6 +66,8 @@ mod docker {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let _ = self.child.wait();
+            // One that was killed did not undo this, and the next did not know of it.
+            let _ = Command::new("umount").arg(self.root.join("data")).stderr(Stdio::null()).status();
         }
     }
 

@@ -230,7 +230,7 @@ fn names(data: &Value) -> Vec<(String, String)> {
 }
 
 /// A name as a regular expression that means just it.
-fn escape(name: &str) -> String {
+pub(crate) fn escape(name: &str) -> String {
     let mut pattern = String::with_capacity(name.len());
     for character in name.chars() {
         if ".^$*+?()[]{}|\\".contains(character) {
@@ -253,7 +253,7 @@ async fn near(client: &Client, name: &str) -> Result<Vec<String>, ApiError> {
 }
 
 /// How many letters differ, without case; `None` for names that are not alike. A part of the name is alike.
-fn distance(wanted: &str, other: &str) -> Option<usize> {
+pub(crate) fn distance(wanted: &str, other: &str) -> Option<usize> {
     let (wanted, other) = (wanted.to_lowercase(), other.to_lowercase());
     let (a, b): (Vec<char>, Vec<char>) = (wanted.chars().collect(), other.chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -90,6 +90,8 @@ pub enum Command {
     Lock(Box<lock::LockArgs>),
     /// Run an image without a container engine
     Run(Box<run::RunArgs>),
+    /// Serve queues: run their tasks from images
+    Daemon(Box<daemon::DaemonArgs>),
     /// Run one task of the server, from its image to its end
     Execute(Box<execute::ExecuteArgs>),
     /// Show an image's layers, lock and origin
@@ -102,6 +104,8 @@ pub enum Command {
     Cache(cache::CacheArgs),
     /// List the server's workers and what they do
     List(list::ListArgs),
+    /// Show the console of a task that ran on this machine
+    Logs(logs::LogsArgs),
     /// List this machine's GPUs
     Gpus(gpus::GpusArgs),
     /// Print the merged configuration, secrets masked

@@ -87,6 +87,10 @@ mod tests {
         ]);
         let now = "2026-11-21T21:29:32.5Z".parse().unwrap();
         let shown = table(workers.as_array().unwrap(), now).render(Paint::of(&Environment::default(), false));
-        insta::assert_snapshot!(shown, @"");
+        insta::assert_snapshot!(shown, @r"
+        worker  queues     task  name                 for    reported  tags
+        vm:0    high, low  7b4f  made src/slow.py  10.0 s  10.0 s ago
+        vm:1    q2                                         30.0 s ago  a, b
+        ");
     }
 }

@@ -4,6 +4,7 @@ pub mod build;
 pub mod cache;
 pub mod completion;
 pub mod config;
+pub mod daemon;
 pub mod daemons;
 pub mod execute;
 pub mod gpus;
@@ -11,6 +12,7 @@ pub mod quickstart;
 pub mod inspect;
 pub mod list;
 pub mod lock;
+pub mod logs;
 pub mod run;
 pub mod server;
 pub mod verify;
@@ -44,11 +46,13 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
         Command::Build(args) => build::run(*args, context).await,
         Command::Lock(args) => lock::run(*args, context).await,
         Command::Run(args) => run::run(*args, context).await,
+        Command::Daemon(args) => daemon::run(*args, context).await,
         Command::Execute(args) => execute::run(*args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Server(args) => server::run(args, context).await,
         Command::List(args) => list::run(&args, context).await,
+        Command::Logs(args) => logs::run(args, context).await,
         Command::Gpus(args) => gpus::run(&args, context),
         Command::Config(args) => config::run(&args, context),
         Command::Completion(args) => completion::run(&args, context),
@@ -58,7 +62,7 @@ pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
 /// Whether a verb obeys SIGINT and SIGTERM itself; the others are dropped where they stand.
 #[must_use]
 pub const fn obeys_signals(command: &Command) -> bool {
-    matches!(command, Command::Server(_) | Command::Run(_) | Command::Execute(_))
+    matches!(command, Command::Server(_) | Command::Run(_) | Command::Execute(_) | Command::Daemon(_))
 }
 
 /// Runs sync work where it may block.

@@ -206,6 +206,9 @@ pub const VARIABLES: &[Variable] = &[
         "Where the NVIDIA driver is installed when not in `/`: a driver container's root, `/run/nvidia/driver`.",
     ),
     read("XDG_RUNTIME_DIR", "Where a rootless Podman service and its credentials are looked for."),
+    read("NOTIFY_SOCKET", "Where a service manager hears that a daemon serves, stops and lives (`sd_notify`)."),
+    read("WATCHDOG_USEC", "How often a service manager wants to hear that a daemon lives, in microseconds."),
+    read("WATCHDOG_PID", "The process that the service manager means by that, where it says so."),
     read("NO_COLOR", "Switches colours off when set to anything."),
     read("CLICOLOR_FORCE", "Switches colours on, terminal or not, when set to anything but `0`."),
 ];

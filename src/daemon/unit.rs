@@ -32,6 +32,7 @@ mod running;
 mod server;
 mod watching;
 
+pub(super) use building::prebuild;
 use lines::Lines;
 use watching::Watch;
 

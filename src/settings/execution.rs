@@ -8,7 +8,7 @@ use crate::cli::execution::ExecutionArgs;
 use crate::config::{Config, Environment, Executor};
 use crate::daemon::ExecutionSettings;
 use crate::daemon::settings::Limits;
-use crate::error::Failure;
+use crate::error::{During, Failure};
 use crate::fs::expand_home;
 use crate::gpu::Ask;
 use crate::process;
@@ -92,36 +92,21 @@ fn engine(args: &ExecutionArgs) -> Result<(EngineKind, Option<String>), UsageErr
     Ok((engine, value.cloned()))
 }
 
-fn gpus(args: &ExecutionArgs, environment: &Environment) -> Result<Ask, UsageError> {
+fn gpus(args: &ExecutionArgs, environment: &Environment) -> Result<Ask, Failure> {
     if args.cpu_only {
         return Ok(Ask::None);
     }
-    let said = args.gpus.as_deref().map(|it| ("--gpus", it));
-    let said = said.or_else(|| environment.get("NVIDIA_VISIBLE_DEVICES").map(|it| ("NVIDIA_VISIBLE_DEVICES", it)));
-    let said = said.or_else(|| environment.get("CUDA_VISIBLE_DEVICES").map(|it| ("CUDA_VISIBLE_DEVICES", it)));
-    let Some((source, text)) = said else { return Ok(Ask::Unsaid) };
-    match text.trim() {
-        "all" => Ok(Ask::All),
-        "none" | "void" | "-1" => Ok(Ask::None),
-        list => {
-            let names: Option<Vec<_>> = list.split(',').map(|it| span(it.trim())).collect();
-            let names = names.ok_or_else(|| {
-                let message = format!("{source} `{text}` is no list of GPUs");
-                UsageError::new(message, "Write all, none, or a list: 0,1 or 0-3.")
-            })?;
-            Ok(Ask::These(names.concat()))
-        }
+    if let Some(text) = &args.gpus {
+        return Ok(text.parse::<Ask>()?);
     }
-}
-
-/// The devices of one place in a list: `0-3` are four. Absent: nothing is named, or the range has no end.
-fn span(text: &str) -> Option<Vec<String>> {
-    let number = |it: &str| it.parse::<u32>().ok().filter(|_| it.bytes().all(|it| it.is_ascii_digit()));
-    match text.split_once('-').map(|(from, until)| (number(from), number(until))) {
-        Some((Some(from), Some(until))) => {
-            (from <= until && until - from < 1024).then(|| (from..=until).map(|it| it.to_string()).collect())
+    let variable = |name: &'static str| environment.get(name).map(|it| (name, it));
+    match variable("NVIDIA_VISIBLE_DEVICES").or_else(|| variable("CUDA_VISIBLE_DEVICES")) {
+        None => Ok(Ask::Unsaid),
+        // As NVIDIA's container toolkit and CUDA spell it.
+        Some((_, "void" | "-1")) => Ok(Ask::None),
+        Some((name, text)) => {
+            text.parse::<Ask>().during(|| format!("cannot tell GPUs by {name}; --gpus counts before it"))
         }
-        _ => (!text.is_empty()).then(|| vec![text.to_owned()]),
     }
 }
 

@@ -9,6 +9,7 @@ mod support;
 
 mod build;
 mod config;
+mod daemon;
 mod deliver;
 mod engines;
 mod execute;
@@ -16,6 +17,7 @@ mod gpus;
 mod guest;
 mod harness;
 mod list;
+mod logs;
 mod quickstart;
 mod quirks;
 mod readme;

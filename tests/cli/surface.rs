@@ -13,12 +13,14 @@ fn help_and_version() {
         "build",
         "lock",
         "run",
+        "daemon",
         "execute",
         "inspect",
         "verify",
         "server",
         "cache",
         "list",
+        "logs",
         "gpus",
         "config",
         "completion",
@@ -130,6 +132,47 @@ const BUILD_LINES: &[&str] = &[
     "build --id 0123456789abcdef0123456789abcdef --docker nvidia/cuda:12.6.3 '--ipc=host -e A=1' --force-docker --target x",
     "build --id name --python-version 3.11 --docker 'python:3.11 --ipc=host' --gpus 0,1 --log-level DEBUG -O",
 ];
+
+/// The lines of ClearML's own documentation that serve queues and execute tasks, in the same way; what each means is
+/// tested where settings are merged.
+const DAEMON_LINES: &[&str] = &[
+    "daemon --queue default",
+    "daemon --queue default --detached",
+    "daemon --detached --queue default --gpus 0",
+    "daemon --gpus 0,1 --queue dual_gpu",
+    "daemon --detached --queue high_q low_q --gpus 0",
+    "daemon --detached --queue group_a group_b --order-fairness  --gpus 0",
+    "daemon --queue default --foreground",
+    "daemon --queue default --docker ubuntu:22.04",
+    "daemon --queue --docker ubuntu:22.04",
+    "daemon --queue default --docker --force-current-version",
+    "daemon --dynamic-gpus --queue dual_gpus=2 single_gpu=1",
+    "daemon --dynamic-gpus --queues quad_gpu=4 dual_gpu=2",
+    "daemon --dynamic-gpus --queue dual=2 opportunistic=1-4",
+    "daemon --services-mode --queue services --create-queue --docker debian:12 --cpu-only",
+    "execute --id 0123456789abcdef0123456789abcdef",
+    "execute --id 0123456789abcdef0123456789abcdef --clone",
+    "execute --id 0123456789abcdef0123456789abcdef --docker",
+];
+
+#[test]
+fn daemon_and_execute_lines_of_the_original_are_understood() {
+    let context = TestContext::new();
+    for line in DAEMON_LINES {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let outcome = context.agent().args(&words).env("AGENT_STATE_DIR", context.path("state")).run().exits(78);
+        assert!(outcome.stderr.contains("no ClearML server is configured"), "{line}: {}", outcome.stderr);
+    }
+    let stop = |words: &[&str]| context.agent().args(words).env("AGENT_STATE_DIR", context.path("state")).run();
+    let outcome = stop(&["daemon", "--queue", "default", "--gpus", "0", "--stop"]).exits(1);
+    assert_eq!(outcome.stdout.trim(), "a daemon with such flags does not run on this machine");
+    assert_eq!(stop(&["daemon", "--status"]).exits(0).stdout.trim(), "no daemon runs on this machine");
+    let outcome = stop(&["daemon", "--services-mode", "0"]).exits(2);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: --services-mode 0 would run nothing
+    hint: Give the most tasks at once (--services-mode 20), or no number for any number of them.
+    ");
+}
 
 #[test]
 fn build_lines_of_the_original_are_understood() {

@@ -14,14 +14,14 @@ use tokio::process::ChildStderr;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::prebuilt::Looked;
-use super::{Ending, Halt, Step, Unit, is_passing};
+use super::{Ending, Executor, Halt, Step, Unit, is_passing};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Builder, Phase};
 use crate::daemon::writeback;
 use crate::digest::Digest;
 use crate::error::{Failure, Kind};
 use crate::process::{Group, exit_code};
-use crate::report::{Event, SharedReporter};
+use crate::report::{Event, SharedReporter, silent};
 use crate::run::RunImage;
 
 /// How long a build that is to end may take to remove what it began.
@@ -116,24 +116,9 @@ impl Unit {
     }
 
     fn command(&self) -> Command {
-        let (settings, record) = (&self.executor.settings, self.record());
-        let directory = self.entry.directory();
-        let mut command = Command::new(&self.executor.program);
-        command.arg("--json");
-        if let Some(file) = &settings.config_file {
-            command.arg("--config-file").arg(file);
-        }
-        command.args(["build", "--id", &record.task, "--entry-point", "reuse_task"]);
-        command.args(["--target", &image_name(&record.task), "-o", &format!("type={}", place(&record.engine))]);
+        let (record, directory) = (self.record(), self.entry.directory());
+        let mut command = build_command(&self.executor, &record.task, &record.engine);
         command.arg("--lock-file").arg(directory.join(LOCK)).arg("--metadata-file").arg(directory.join(METADATA));
-        if let Some(text) = &settings.docker {
-            command.arg(format!("--docker={text}"));
-        }
-        if settings.standalone {
-            command.arg("--locked");
-        }
-        command.envs(settings.build_environment.iter().map(|(name, value)| (name, value.reveal())));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
 
@@ -210,6 +195,48 @@ impl Unit {
         };
         let user = document.get("image.user").and_then(Value::as_str).filter(|it| !it.is_empty());
         Ok((image, user.map(str::to_owned)))
+    }
+}
+
+/// The build of a task's image to where an engine takes it from.
+fn build_command(executor: &Executor, task: &str, engine: &str) -> Command {
+    let settings = &executor.settings;
+    let mut command = Command::new(&executor.program);
+    command.arg("--json");
+    if let Some(file) = &settings.config_file {
+        command.arg("--config-file").arg(file);
+    }
+    command.args(["build", "--id", task, "--entry-point", "reuse_task"]);
+    command.args(["--target", &image_name(task), "-o", &format!("type={}", place(engine))]);
+    if let Some(text) = &settings.docker {
+        command.arg(format!("--docker={text}"));
+    }
+    if settings.standalone {
+        command.arg("--locked");
+    }
+    command.envs(settings.build_environment.iter().map(|(name, value)| (name, value.reveal())));
+    // Who watches over us hears from us, not from what we start.
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Builds the image of a task that still waits, so that its own build finds all of it. Ended when dropped.
+///
+/// # Errors
+/// It cannot be built now, or not at all.
+pub(in crate::daemon) async fn prebuild(executor: &Executor, task: &str) -> Result<(), Failure> {
+    let mut child = Child::start(build_command(executor, task, executor.engine.name()))?;
+    let mut progress = Progress::new(task, &silent());
+    while let Some(line) = child.line().await {
+        progress.take(&line);
+    }
+    match child.ended().await {
+        0 => Ok(()),
+        code => {
+            let reason = progress.error.map_or_else(|| format!("its process ended with {code}"), |it| it.text);
+            Err(std::io::Error::other(reason).into())
+        }
     }
 }
 
@@ -416,7 +443,6 @@ pub(super) fn lock_of(directory: &Path) -> Result<crate::lock::Lock, crate::lock
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::silent;
 
     #[test]
     fn a_build_says_what_it_does_and_why_it_failed() {

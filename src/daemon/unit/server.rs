@@ -148,7 +148,7 @@ pub(super) async fn enqueue(client: &Client, queue: &str, task: &str, reason: &s
 pub(super) async fn report(client: &Client, task: &str, worker: &str, tags: &[String]) -> Result<(), ApiError> {
     let now = Timestamp::now().as_second();
     let body = json!({
-        "worker": worker, "task": task, "timestamp": now * 1000, "tags": tags, "is_daemon": false, "queues": [],
+        "worker": worker, "task": task, "timestamp": now * 1000, "tags": tags, "is_daemon": false,
         "machine_stats": null,
     });
     client.call("workers.status_report", &body).await.map(|_| ())

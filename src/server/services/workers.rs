@@ -48,7 +48,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint(
         "workers.get_all",
         V2_4,
-        &[may("last_seen", Integer), may("tags", Texts), may("system_tags", Texts)],
+        &[may("last_seen", Integer), may("tags", Texts), may("system_tags", Texts), may("worker_pattern", Text)],
         get_all,
     ),
     endpoint("workers.get_count", V2_4, &[may("last_seen", Integer)], get_count),
@@ -167,11 +167,28 @@ fn seen(call: &Call<'_>) -> Result<Vec<Document>, ApiError> {
         .integer("last_seen")
         .filter(|it| *it > 0)
         .map(|it| call.now.millis().saturating_sub(it.saturating_mul(1000)));
+    let named = call.text("worker_pattern").map(|pattern| pattern.split('*').collect::<Vec<_>>());
     workers.retain(|worker| {
+        if named.as_ref().is_some_and(|parts| !fits(text(worker, "id"), parts)) {
+            return false;
+        }
         let reported = parse_millis(text(worker, "last_report_time")).unwrap_or_default();
         since.is_none_or(|since| reported >= since) && wanted(worker, "tags") && wanted(worker, "system_tags")
     });
     Ok(workers)
+}
+
+/// Whether a text is these parts with anything between them.
+fn fits(text: &str, parts: &[&str]) -> bool {
+    let [first, between @ .., last] = parts else { return parts.first().is_none_or(|it| *it == text) };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    for part in between {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 fn get_count(call: &mut Call<'_>) -> Result<Reply, ApiError> {

@@ -243,6 +243,10 @@ async fn properties_of_a_worker_end() {
     let server = TestServer::new();
     let worker = "w:0";
     server.data("workers.register", json!({"worker": worker, "queues": []})).await;
+    for (pattern, count) in [(worker, 1), ("*", 1), ("zz*", 0), (&worker[..1], 0), ("w*0", 1)] {
+        let found = server.data("workers.get_all", json!({"worker_pattern": pattern})).await;
+        assert_eq!(found["workers"].as_array().unwrap().len(), count, "{pattern}");
+    }
     let set = json!({"worker": worker, "runtime_properties": [{"key": "force", "value": "on", "expiry": 3600},
         {"key": "gone", "value": "x", "expiry": 3600}, {"key": "kept", "value": 2}]});
     server.data("workers.set_runtime_properties", set).await;

@@ -171,8 +171,10 @@ fn contradictions_and_nonsense_are_told() {
     assert_eq!(ask_in(&[], both).unwrap_err(), "both uptime and downtime are set");
     assert!(refused(&["--uptime", "8-17"]).contains("`8-17` is no time to work"));
     assert!(refused(&["--metrics-listen", "here"]).contains("`here` is no address"));
-    assert!(refused(&["--gpus", "0,,1"]).contains("is no list of GPUs"));
-    assert!(refused(&["--gpus", "3-1"]).contains("is no list of GPUs"));
+    assert!(refused(&["--gpus", "0,,1"]).contains("an item is empty"));
+    assert!(refused(&["--gpus", "3-1"]).contains("`3-1` ends before it begins"));
+    let odd = Environment::of([("NVIDIA_VISIBLE_DEVICES", "/var/run/devices")]);
+    assert!(ask_in(&[], odd).unwrap_err().starts_with("cannot tell GPUs by NVIDIA_VISIBLE_DEVICES"));
     assert!(refused(&["--foreground", "--detached"]).contains("cannot be used with"));
     assert_eq!(served(&["--metrics-listen", ":9095"]).metrics.unwrap().to_string(), "127.0.0.1:9095");
     assert_eq!(served(&["--metrics-listen", "0.0.0.0:80"]).metrics.unwrap().to_string(), "0.0.0.0:80");

@@ -1,0 +1,270 @@
+//! How many tasks run at once, and who gets which GPUs. Pure: nothing here asks the driver.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::allocate::{AllocateError, Pool};
+use super::queues::{Fit, Queue};
+use super::settings::Slots;
+use super::work::Job;
+use crate::gpu::{GpuSet, Inventory};
+use crate::run::RunId;
+
+/// The places of a daemon.
+#[derive(Debug, Clone)]
+pub struct Places {
+    slots: Slots,
+    /// The daemon's worker id, and its name before the colon.
+    worker: String,
+    name: String,
+    /// All GPUs there are for its tasks.
+    gpus: GpuSet,
+    /// Who has which of them, where they are shared.
+    pool: Pool,
+    taken: BTreeMap<RunId, GpuSet>,
+    /// The workers that runs of ours have been.
+    workers: BTreeSet<String>,
+}
+
+impl Places {
+    /// All free.
+    ///
+    /// # Errors
+    /// GPUs are to be shared and there are none.
+    pub fn new(slots: Slots, worker: &str, name: &str, gpus: GpuSet) -> Result<Self, AllocateError> {
+        let (worker, name) = (worker.to_owned(), name.to_owned());
+        let pool = if slots == Slots::Dynamic { Pool::new(&gpus)? } else { Pool::default() };
+        Ok(Self { slots, worker, name, gpus, pool, taken: BTreeMap::new(), workers: BTreeSet::new() })
+    }
+
+    /// Whether GPUs are shared among tasks.
+    #[must_use]
+    pub fn shares_gpus(&self) -> bool {
+        self.slots == Slots::Dynamic
+    }
+
+    /// The pattern of the workers whose runs may have GPUs of ours.
+    #[must_use]
+    pub fn others(&self) -> String {
+        format!("{}:gpu*", self.name)
+    }
+
+    /// Takes note of who else uses the GPUs: programs on them, and workers that the server lists.
+    pub fn observe(&mut self, inventory: &Inventory, workers: &[String]) {
+        let prefix = format!("{}:gpu", self.name);
+        let others = workers.iter().filter(|it| !self.workers.contains(*it));
+        let devices = others.filter_map(|it| it.strip_prefix(&prefix)).flat_map(|it| it.split(','));
+        self.pool.observe(inventory, &devices.map(|it| it.replace('.', ":")).collect());
+    }
+
+    /// Takes over what a copy of these places has observed; who has what is known better here.
+    pub fn learn(&mut self, other: &Self) {
+        if self.shares_gpus() {
+            let mut pool = other.pool.clone();
+            for run in other.taken.keys().filter(|it| !self.taken.contains_key(it)) {
+                pool.release(run);
+            }
+            for (run, gpus) in &self.taken {
+                let _ = pool.hold(run, gpus);
+            }
+            self.pool = pool;
+        }
+    }
+
+    /// Whether no further task can start whatever it needs.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        match self.slots {
+            Slots::One => !self.taken.is_empty(),
+            Slots::Services(limit) => limit.is_some_and(|it| self.taken.len() >= it),
+            // What others use may be free at the next look.
+            Slots::Dynamic => self.ours() >= self.gpus.devices.len(),
+        }
+    }
+
+    /// Whether a queue's next task would have what it needs.
+    #[must_use]
+    pub fn fit(&self, queue: &Queue) -> Fit {
+        match self.slots {
+            Slots::Dynamic => {
+                let (least, free) = (range(queue).0, self.pool.free().len());
+                if self.gpus.devices.len() < least {
+                    Fit::Never
+                } else if free + self.ours() < least {
+                    Fit::Foreign
+                } else if free < least {
+                    Fit::Later
+                } else {
+                    Fit::Now
+                }
+            }
+            _ if self.full() => Fit::Later,
+            _ => Fit::Now,
+        }
+    }
+
+    /// What a task of a queue that fits would get: as which worker it runs, with which GPUs.
+    #[must_use]
+    pub fn offer(&self, run: RunId, task: &str, queue: &Queue) -> Job {
+        let (worker, gpus) = match self.slots {
+            Slots::One => (self.worker.clone(), self.gpus.clone()),
+            Slots::Services(_) => (format!("{}:service:{task}", self.worker), GpuSet::default()),
+            Slots::Dynamic => {
+                let devices: Vec<_> = self.pool.free().into_iter().take(range(queue).1).cloned().collect();
+                let names: Vec<String> = devices.iter().map(|it| it.short().replace(':', ".")).collect();
+                (format!("{}:gpu{}", self.name, names.join(",")), GpuSet { devices })
+            }
+        };
+        Job { run, task: task.to_owned(), queue: Some(queue.id.clone()), worker, gpus }
+    }
+
+    /// Notes that a run has its place: one that was offered it, or that an earlier process started.
+    pub fn hold(&mut self, job: &Job) {
+        // Devices that are not the worker's any more, or another run's: it has them all the same.
+        let _ = self.shares_gpus() && self.pool.hold(&job.run, &job.gpus);
+        self.workers.insert(job.worker.clone());
+        self.taken.insert(job.run.clone(), job.gpus.clone());
+    }
+
+    /// Whether a run is one of this daemon's: by the worker it runs as.
+    #[must_use]
+    pub fn owns(&self, worker: &str) -> bool {
+        let below = |prefix: String| worker.starts_with(&prefix);
+        match self.slots {
+            Slots::One => worker == self.worker,
+            Slots::Services(_) => worker == self.worker || below(format!("{}:service:", self.worker)),
+            Slots::Dynamic => {
+                let ours = |it: &str| self.gpus.devices.iter().any(|device| device.short().replace(':', ".") == it);
+                let gpus = worker.strip_prefix(&format!("{}:gpu", self.name));
+                worker == self.worker || gpus.is_some_and(|it| it.split(',').all(ours))
+            }
+        }
+    }
+
+    /// Frees a run's place.
+    pub fn leave(&mut self, run: &RunId) {
+        self.taken.remove(run);
+        self.pool.release(run);
+    }
+
+    /// How many GPUs runs of ours have.
+    fn ours(&self) -> usize {
+        self.taken.values().map(|it| it.devices.len()).sum()
+    }
+
+    /// The GPUs nobody uses, for the worker's property `available_gpus`.
+    #[must_use]
+    pub fn available(&self) -> String {
+        self.pool.available()
+    }
+}
+
+/// How many GPUs a queue's tasks get: least and most.
+fn range(queue: &Queue) -> (usize, usize) {
+    let (least, most) = queue.gpus.unwrap_or((1, 1));
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+    (usize::try_from(least).unwrap_or(usize::MAX).max(1), most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Gpu, GpuDevice};
+
+    fn gpus(count: u32) -> GpuSet {
+        let device = |index| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
+        GpuSet { devices: (0..count).map(device).collect() }
+    }
+
+    fn queue(gpus: Option<(u32, u32)>) -> Queue {
+        Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus }
+    }
+
+    fn take(places: &mut Places, queue: &Queue) -> Job {
+        let job = places.offer(RunId::new().unwrap(), "t", queue);
+        places.hold(&job);
+        job
+    }
+
+    #[test]
+    fn one_place_has_all_gpus() {
+        let mut places = Places::new(Slots::One, "vm:gpu0,1", "vm", gpus(2)).unwrap();
+        assert_eq!((places.full(), places.fit(&queue(None))), (false, Fit::Now));
+        let job = take(&mut places, &queue(None));
+        assert_eq!((job.worker.as_str(), job.gpus.devices.len()), ("vm:gpu0,1", 2));
+        assert_eq!((places.full(), places.fit(&queue(None))), (true, Fit::Later));
+        places.leave(&job.run);
+        assert!(!places.full());
+    }
+
+    #[test]
+    fn services_have_workers_of_their_own_and_a_limit() {
+        let mut places = Places::new(Slots::Services(Some(2)), "vm:cpu:0", "vm", gpus(1)).unwrap();
+        let job = take(&mut places, &queue(None));
+        assert_eq!((job.worker.as_str(), job.gpus.is_empty()), ("vm:cpu:0:service:t", true));
+        assert!(!places.full());
+        take(&mut places, &queue(None));
+        assert!(places.full());
+        let mut any = Places::new(Slots::Services(None), "w", "w", gpus(0)).unwrap();
+        for _ in 0..100 {
+            take(&mut any, &queue(None));
+        }
+        assert!(!any.full());
+    }
+
+    #[test]
+    fn dynamic_places_share_the_gpus_by_least_and_most() {
+        let mut places = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
+        let (small, large, huge) = (queue(Some((1, 1))), queue(Some((2, 4))), queue(Some((5, 8))));
+        assert_eq!([&small, &large, &huge].map(|it| places.fit(it)), [Fit::Now, Fit::Now, Fit::Never]);
+        let one = take(&mut places, &small);
+        assert_eq!((one.worker.as_str(), places.available().as_str()), ("vm:gpu0", "1_,2_,3_"));
+        let three = take(&mut places, &large);
+        assert_eq!(three.worker, "vm:gpu1,2,3");
+        assert!(places.full());
+        places.leave(&one.run);
+        assert_eq!([&small, &large].map(|it| places.fit(it)), [Fit::Now, Fit::Later]);
+        // Somebody else's worker, then somebody else's program, on the one that is free.
+        let gpu = |index: u32, processes| Gpu {
+            index,
+            uuid: format!("GPU-{index}"),
+            name: "G".to_owned(),
+            brand: None,
+            minor: None,
+            memory_total: None,
+            memory_used: None,
+            compute_capability: None,
+            utilization: None,
+            processes,
+            mig: false,
+            instances: Vec::new(),
+        };
+        let inventory = |busy: &[u32]| Inventory {
+            driver: "1".to_owned(),
+            cuda: "12.4".to_owned(),
+            devices: (0..4).map(|it| gpu(it, if busy.contains(&it) { vec![7] } else { Vec::new() })).collect(),
+        };
+        let mut copy = places.clone();
+        copy.observe(&inventory(&[1, 2, 3]), &["vm:gpu0".to_owned(), "vm:gpu1,2,3".to_owned()]);
+        assert_eq!(copy.fit(&small), Fit::Now, "workers that were ours are not others");
+        for (busy, workers) in [(vec![], vec!["vm:gpu0".to_owned()]), (vec![0], vec![])] {
+            let mut fresh = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
+            fresh.observe(&inventory(&busy), &workers);
+            assert_eq!(fresh.available(), "1_,2_,3_");
+        }
+        copy.observe(&inventory(&[0]), &[]);
+        places.learn(&copy);
+        assert_eq!((places.fit(&small), places.available().as_str()), (Fit::Later, ""));
+        places.leave(&three.run);
+        assert_eq!([&small, &queue(Some((4, 4)))].map(|it| places.fit(it)), [Fit::Now, Fit::Foreign]);
+    }
+
+    #[test]
+    fn runs_of_an_earlier_process_are_known_by_their_worker() {
+        let one = Places::new(Slots::One, "vm:0", "vm", gpus(1)).unwrap();
+        assert!(one.owns("vm:0") && !one.owns("vm:01") && !one.owns("vm:0:service:t"));
+        let services = Places::new(Slots::Services(None), "vm:cpu:0", "vm", gpus(0)).unwrap();
+        assert!(services.owns("vm:cpu:0:service:t") && !services.owns("vm:cpu:1:service:t"));
+        let dynamic = Places::new(Slots::Dynamic, "vm:dgpu0,1", "vm", gpus(2)).unwrap();
+        assert!(dynamic.owns("vm:gpu1") && dynamic.owns("vm:gpu0,1") && !dynamic.owns("vm:gpu1,2"));
+    }
+}

@@ -1,0 +1,342 @@
+//! The worker as the server knows it: registered, reported every half minute with what the machine does, unregistered.
+//!
+//! A daemon is a worker; a task that runs beside others (services, dynamic GPUs) has a worker of its own, which its unit
+//! reports. Nothing here fails a run: a report that does not arrive is followed by the next one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::clearml::{ApiError, Client};
+use crate::gpu::{self, Discovery, GpuSet};
+use crate::machine::{Machine, Sample};
+
+/// How often a worker is reported.
+pub const EVERY: Duration = Duration::from_secs(30);
+/// After how many failures in a row the driver is not asked any more.
+const PATIENCE: u32 = 3;
+/// "Unable to find endpoint": the free server has no runtime properties.
+const NO_ENDPOINT: (u16, i64) = (404, 0);
+
+/// What a worker works on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// The task's id.
+    pub task: String,
+    /// The id of the queue it came from.
+    pub queue: Option<String>,
+}
+
+/// A daemon's worker.
+#[derive(Clone)]
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    id: String,
+    queues: Vec<String>,
+    tags: Vec<String>,
+    gpus: GpuSet,
+    machine: Machine,
+    counted: Mutex<Counted>,
+    busy: Mutex<Option<Busy>>,
+    /// One report at a time: what is said last is what holds.
+    sending: tokio::sync::Mutex<()>,
+}
+
+/// Counters of the last report, and how often the driver failed since it last answered.
+struct Counted {
+    sample: Sample,
+    failures: u32,
+}
+
+impl Worker {
+    /// A worker; nothing is told yet. `machine` is what statistics are of, `gpus` those that count.
+    #[must_use]
+    pub fn new(client: Client, id: String, queues: Vec<String>, tags: Vec<String>, place: (Machine, GpuSet)) -> Self {
+        let (machine, gpus) = place;
+        let counted = Mutex::new(Counted { sample: machine.sample(), failures: 0 });
+        let (busy, sending) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner { client, id, queues, tags, gpus, machine, counted, busy, sending }))
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Notes what it works on; the next report says so.
+    pub fn works_on(&self, busy: Option<Busy>) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = busy;
+    }
+
+    /// Tells the server that there is such a worker.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives.
+    pub async fn register(&self) -> Result<(), ApiError> {
+        let body = json!({ "worker": self.0.id, "queues": self.0.queues, "tags": self.0.tags });
+        self.0.client.call("workers.register", &body).await.map(drop)
+    }
+
+    /// Tells what it works on, and what the machine has done since the last report.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives.
+    pub async fn report(&self) -> Result<(), ApiError> {
+        let it = self.clone();
+        // The driver may take its time.
+        let stats = tokio::task::spawn_blocking(move || it.statistics()).await.unwrap_or(Value::Null);
+        self.send(stats).await
+    }
+
+    /// Tells what it works on, at once and without statistics.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives.
+    pub async fn says(&self) -> Result<(), ApiError> {
+        self.send(Value::Null).await
+    }
+
+    /// Tells the server that a worker, this one or one beside it, is gone.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives.
+    pub async fn unregister(&self, id: &str) -> Result<(), ApiError> {
+        let body = json!({ "worker": id, "queues": self.0.queues });
+        self.0.client.call("workers.unregister", &body).await.map(drop)
+    }
+
+    async fn send(&self, stats: Value) -> Result<(), ApiError> {
+        let _alone = self.0.sending.lock().await;
+        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut body = json!({
+            "worker": self.0.id, "queues": self.0.queues, "tags": self.0.tags, "is_daemon": true,
+            "timestamp": seconds * 1000, "machine_stats": stats,
+        });
+        if let Some(Busy { task, queue }) = busy {
+            body["task"] = json!(task);
+            if let Some(queue) = queue {
+                body["queue"] = json!(queue);
+            }
+        }
+        self.0.client.call("workers.status_report", &body).await.map(drop)
+    }
+
+    fn statistics(&self) -> Value {
+        let mut counted = self.0.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.0.machine.sample();
+        let mut stats = self.0.machine.report(&counted.sample, &now);
+        counted.sample = now;
+        if !self.0.gpus.is_empty() && counted.failures < PATIENCE {
+            match gpu::discover() {
+                Ok(found) => {
+                    counted.failures = 0;
+                    add_gpus(&mut stats, &found, &self.0.gpus);
+                }
+                Err(_) => counted.failures += 1,
+            }
+        }
+        stats
+    }
+}
+
+/// The figures of the GPUs that count, in the order they are numbered in; megabytes and per cent. A device that does
+/// not tell how busy it is counts as busy, as the original has it.
+fn add_gpus(stats: &mut Value, found: &Discovery, gpus: &GpuSet) {
+    let Discovery::Found(inventory) = found else { return };
+    let megabytes = |bytes: u64| (bytes as f64 / 1_048_576.0).round();
+    let (mut usage, mut used, mut free) = (Vec::new(), Vec::new(), Vec::new());
+    for wanted in &gpus.devices {
+        let Some(device) = inventory.devices.iter().find(|it| it.uuid == wanted.uuid) else { continue };
+        usage.push(device.utilization.unwrap_or(100));
+        if let (Some(total), Some(taken)) = (device.memory_total, device.memory_used) {
+            used.push(megabytes(taken));
+            free.push(megabytes(total.saturating_sub(taken)));
+        }
+    }
+    stats["gpu_usage"] = json!(usage);
+    stats["gpu_memory_used"] = json!(used);
+    stats["gpu_memory_free"] = json!(free);
+}
+
+/// Properties that others set on a worker, and that it sets for others to see. Servers without them are asked once.
+#[derive(Debug)]
+pub struct Properties {
+    supported: bool,
+    asked: Option<Instant>,
+    every: Duration,
+    forced: Option<(bool, Option<Instant>)>,
+    told: Vec<(&'static str, String)>,
+}
+
+impl Properties {
+    /// Nothing is known yet; asked `every` so often.
+    #[must_use]
+    pub fn new(every: Duration) -> Self {
+        Self { supported: true, asked: None, every, forced: None, told: Vec::new() }
+    }
+
+    /// What the property `force` says, until it expires.
+    #[must_use]
+    pub fn forced(&self, now: Instant) -> Option<bool> {
+        self.forced.filter(|(_, until)| until.is_none_or(|it| now < it)).map(|it| it.0)
+    }
+
+    /// Asks for the properties, if it is time to.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives; a server without properties is no error.
+    pub async fn refresh(&mut self, client: &Client, worker: &str, now: Instant) -> Result<(), ApiError> {
+        if !self.supported || self.asked.is_some_and(|it| now.duration_since(it) < self.every) {
+            return Ok(());
+        }
+        match client.call("workers.get_runtime_properties", &json!({ "worker": worker })).await {
+            Ok(data) => {
+                self.asked = Some(now);
+                self.forced = forced(&data, now);
+                Ok(())
+            }
+            Err(error) if error.is(NO_ENDPOINT) => {
+                self.supported = false;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets a property of the worker, if it is not set to that already.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives; a server without properties is no error.
+    pub async fn tell(
+        &mut self,
+        client: &Client,
+        worker: &str,
+        key: &'static str,
+        value: String,
+    ) -> Result<(), ApiError> {
+        if !self.supported || self.told.iter().any(|it| it.0 == key && it.1 == value) {
+            return Ok(());
+        }
+        let properties = json!([{ "key": key, "value": value }]);
+        let body = json!({ "worker": worker, "runtime_properties": properties });
+        match client.call("workers.set_runtime_properties", &body).await {
+            Ok(_) => {
+                self.told.retain(|it| it.0 != key);
+                self.told.push((key, value));
+                Ok(())
+            }
+            Err(error) if error.is(NO_ENDPOINT) => {
+                self.supported = false;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The property `force`: `on` or `off`; `expiry` is the seconds it has left.
+fn forced(data: &Value, now: Instant) -> Option<(bool, Option<Instant>)> {
+    let properties = data.get("runtime_properties")?.as_array()?;
+    let property = properties.iter().find(|it| it.get("key").and_then(Value::as_str) == Some("force"))?;
+    let on = match property.get("value")?.as_str()? {
+        "on" => true,
+        "off" => false,
+        _ => return None,
+    };
+    let left = property.get("expiry").and_then(Value::as_f64).filter(|it| it.is_finite());
+    let until = left.map(|it| now + Duration::from_secs_f64(it.clamp(0.0, 1e9)));
+    Some((on, until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clearml::testing::{client, serve};
+    use crate::gpu::{Gpu, GpuDevice, Inventory};
+
+    #[tokio::test]
+    async fn a_report_has_the_originals_fields() {
+        let (url, calls) = serve(|_| Ok(json!({ "token": "t" })));
+        let place = (Machine::new("/"), GpuSet::default());
+        let worker = Worker::new(client(url), "vm:0".to_owned(), vec!["q".to_owned()], vec!["a tag".to_owned()], place);
+        worker.register().await.unwrap();
+        let busy = Busy { task: "t1".to_owned(), queue: Some("q".to_owned()) };
+        worker.works_on(Some(busy));
+        worker.report().await.unwrap();
+        worker.works_on(None);
+        worker.says().await.unwrap();
+        worker.unregister(worker.id()).await.unwrap();
+        let calls = calls.lock().unwrap();
+        let body = |at: usize| serde_json::from_slice::<Value>(&calls[at].body).unwrap();
+        assert_eq!(body(1), json!({ "worker": "vm:0", "queues": ["q"], "tags": ["a tag"] }));
+        let report = body(2);
+        assert!(report["machine_stats"]["memory_used"].is_number(), "{report}");
+        assert!(report["machine_stats"].get("gpu_usage").is_none());
+        assert_eq!(report["timestamp"].as_u64().unwrap() % 1000, 0);
+        let said = [&report["task"], &report["queue"], &report["queues"], &report["is_daemon"]];
+        assert_eq!(said, [&json!("t1"), &json!("q"), &json!(["q"]), &json!(true)]);
+        assert!(body(3).get("task").is_none() && body(3)["machine_stats"].is_null());
+        assert!(calls[4].path.ends_with("workers.unregister"));
+    }
+
+    #[test]
+    fn the_gpus_that_count_are_told_in_their_order() {
+        let gpu = |index: u32, used: u64, utilization| Gpu {
+            index,
+            uuid: format!("GPU-{index}"),
+            name: "G".to_owned(),
+            brand: None,
+            minor: None,
+            memory_total: Some(100 << 20),
+            memory_used: Some(used << 20),
+            compute_capability: None,
+            utilization,
+            processes: Vec::new(),
+            mig: false,
+            instances: Vec::new(),
+        };
+        let devices = vec![gpu(0, 1, Some(5)), gpu(1, 2, None), gpu(2, 40, Some(70))];
+        let found = Discovery::Found(Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices });
+        let device = |index: u32| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
+        let mut stats = json!({});
+        add_gpus(&mut stats, &found, &GpuSet { devices: vec![device(2), device(1)] });
+        let expected = json!({
+            "gpu_usage": [70, 100], "gpu_memory_used": [40.0, 2.0], "gpu_memory_free": [60.0, 98.0],
+        });
+        assert_eq!(stats, expected);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_properties_is_asked_once() {
+        let (url, calls) = serve(|call| match call.path.as_str() {
+            "/auth.login" => Ok(json!({ "token": "t" })),
+            _ => Err((404, 0, "Unable to find endpoint")),
+        });
+        let client = client(url);
+        let mut properties = Properties::new(Duration::ZERO);
+        for _ in 0..3 {
+            properties.refresh(&client, "w", Instant::now()).await.unwrap();
+            properties.tell(&client, "w", "max_num_instances", "3".to_owned()).await.unwrap();
+        }
+        assert_eq!(calls.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn force_counts_until_it_expires() {
+        let now = Instant::now();
+        let of = |value: &str, expiry: Value| {
+            let data = json!({ "runtime_properties": [{ "key": "force", "value": value, "expiry": expiry }] });
+            let mut properties = Properties::new(EVERY);
+            properties.forced = forced(&data, now);
+            [properties.forced(now), properties.forced(now + Duration::from_secs(20))]
+        };
+        assert_eq!(of("on", Value::Null), [Some(true); 2]);
+        assert_eq!(of("off", json!(10)), [Some(false), None]);
+        assert_eq!(of("perhaps", Value::Null), [None; 2]);
+    }
+}

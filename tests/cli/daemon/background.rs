@@ -1,0 +1,109 @@
+//! `agent daemon --detached`, and what ends and shows it.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+
+use crate::support::{Call, Server, TestContext};
+
+/// The daemons of a test; those in the background end with it.
+struct Daemons<'a> {
+    context: &'a TestContext,
+    server: Server,
+}
+
+impl Daemons<'_> {
+    fn call(&self, words: &[&str]) -> Call {
+        let call = self.context.agent().env("CLEARML_CONFIG_FILE", self.server.config());
+        call.env("AGENT_STATE_DIR", self.context.path("state"))
+            .env("CLEARML_WORKER_NAME", "box")
+            .arg("daemon")
+            .args(words)
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.call(words).arg("--json").ok()).unwrap()
+    }
+
+    fn running(&self) -> Vec<Value> {
+        self.json(&["--status"])["daemons"].as_array().unwrap().clone()
+    }
+}
+
+impl Drop for Daemons<'_> {
+    fn drop(&mut self) {
+        for daemon in self.running() {
+            self.call(&["--stop", daemon["worker"].as_str().unwrap()]).run();
+        }
+    }
+}
+
+#[test]
+fn a_daemon_goes_to_the_background_is_shown_and_stopped_by_the_words_that_started_it() {
+    let context = TestContext::new();
+    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    assert_eq!(daemons.call(&["--status"]).ok(), "no daemon runs on this machine");
+    let words = ["--queue", "high", "low", "--create-queue", "--cpu-only", "--uptime", "0 MON-SUN"];
+    let started = daemons.json(&[&words[..], &["-d", "--git-user", "ada", "--git-pass", "a-secret-word"]].concat());
+    assert_eq!(started["worker"], "box:cpu:0");
+    let pid = i32::try_from(started["process"].as_i64().unwrap()).unwrap();
+    let log = started["log"].as_str().unwrap();
+    assert_eq!(fs_err::metadata(log).unwrap().permissions().mode() & 0o777, 0o600);
+    let process = rustix::process::Pid::from_raw(pid).unwrap();
+    assert_eq!(rustix::process::getsid(Some(process)).unwrap(), process);
+    let line = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line);
+    assert!(line.contains("high\0low") && !line.contains("a-secret-word"), "{line}");
+
+    let shown = daemons.call(&["--status"]).ok();
+    for part in ["box:cpu:0", "native, GPUs: none", "high, low", "0-24 MON-SUN", "tasks     none", log] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let second = daemons.json(&["--queue", "other", "--create-queue", "--cpu-only", "-d"]);
+    assert_eq!(second["worker"], "box:cpu:1");
+    let stopped = daemons.call(&[&words[..], &["--stop"]].concat()).run().exits(0);
+    assert_eq!(stopped.stdout.trim(), "box:cpu:0 is stopped");
+    assert_eq!(daemons.running().len(), 1);
+    let missing = daemons.call(&["--stop", "box:cpu:0", "box:cpu:1"]).run().exits(1);
+    assert_eq!(missing.stdout.trim(), "box:cpu:1 is stopped\nbox:cpu:0 does not run on this machine");
+    let none = daemons.call(&[&words[..], &["--stop"]].concat()).run().exits(1);
+    assert_eq!(none.stdout.trim(), "a daemon with such flags does not run on this machine");
+}
+
+#[test]
+fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() {
+    let context = TestContext::new();
+    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    let start = |more: &[&str]| {
+        let words = [&["--queue", "q", "--create-queue", "--cpu-only"][..], more].concat();
+        daemons.call(&words).env("CLEARML_WORKER_ID", "me")
+    };
+    start(&["-d"]).ok();
+    for outcome in [start(&[]).run(), start(&["-d"]).run()] {
+        let outcome = outcome.exits(75);
+        assert!(outcome.stderr.contains("the worker `me` runs on this machine already"), "{}", outcome.stderr);
+    }
+    let logs = fs_err::read_dir(context.path("state/logs")).unwrap().count();
+    assert_eq!((daemons.running().len(), logs), (1, 1));
+    // Without asking the server.
+    let away = daemons.call(&["--stop", "me"]).env("CLEARML_API_HOST", "http://127.0.0.1:1");
+    assert_eq!(away.ok().trim(), "me is stopped");
+}
+
+#[test]
+fn prometheus_reads_what_a_daemon_does() {
+    let context = TestContext::new();
+    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    let words = ["--queue", "q", "--create-queue", "--cpu-only", "-d", "--metrics-listen", "127.0.0.1:0"];
+    daemons.json(&words);
+    let address = daemons.running()[0]["about"]["metrics"].as_str().unwrap().to_owned();
+    let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+    let page = client.get(format!("http://{address}/metrics")).send().unwrap();
+    assert!(page.headers()["content-type"].to_str().unwrap().contains("version=0.0.4"));
+    let page = page.text().unwrap();
+    for line in page.lines().filter(|it| !it.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("agent_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+    assert!(page.contains("agent_poll_errors_total 0"), "{page}");
+}

@@ -1,0 +1,178 @@
+//! `agent daemon` before the embedded server: what it takes, in which order, and what survives which kill.
+
+mod background;
+mod docker;
+mod ending;
+mod kill;
+mod order;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Call, Running, Server, TestContext, base, wait_for, wait_until};
+
+/// Says that it is up, does as its parameters say, and says that it is done.
+const SCRIPT: &str = "\
+import os, sys, time
+print('up', os.environ['CLEARML_TASK_ID'], flush=True)
+time.sleep(float('SLEEP'))
+print('done', os.environ['CLEARML_TASK_ID'], flush=True)
+sys.exit(int('CODE'))
+";
+
+/// A world with a server and daemons.
+struct Place<'a> {
+    context: &'a TestContext,
+    server: Server,
+}
+
+impl<'a> Place<'a> {
+    fn new(context: &'a TestContext) -> Self {
+        Self { context, server: Server::start(context) }
+    }
+
+    /// A task that sleeps for so many seconds and then ends with a code, in a queue.
+    fn task(&self, name: &str, queue: &str, sleep: f64, code: u8) -> String {
+        let script = SCRIPT.replace("SLEEP", &sleep.to_string()).replace("CODE", &code.to_string());
+        let task = json!({
+            "name": format!("task {name}"), "type": "testing", "container": { "image": format!("oci:{}", base().display()) },
+            "script": { "entry_point": "job.py", "binary": "python3", "diff": script, "requirements": { "pip": "" } },
+        });
+        let task = self.server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned();
+        self.server.call("tasks.enqueue", &json!({ "task": task, "queue_name": queue }));
+        task
+    }
+
+    /// The program under test, which knows the server and this world's state.
+    fn agent(&self) -> Call {
+        let agent = self.context.agent().env("CLEARML_CONFIG_FILE", self.server.config());
+        let agent = agent.env("AGENT_STATE_DIR", self.state()).env("CLEARML_WORKER_NAME", "box");
+        agent
+            .env("CLEARML_AGENT_QUEUE_POLL_FREQ_SEC", "0.3")
+            .env("CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS", "false")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.context.path("state")
+    }
+
+    /// A daemon; what it says goes to the file `<name>.log`.
+    fn daemon(&self, name: &str, arguments: &[&str]) -> Daemon {
+        let log = self.context.path(format!("{name}.log"));
+        let call = self.agent().args(["--progress", "plain", "daemon"]).args(arguments);
+        Daemon { program: call.spawn(&log), log }
+    }
+
+    fn field(&self, task: &str, field: &str) -> Value {
+        let data = self.server.call("tasks.get_all", &json!({ "id": [task], "only_fields": [field] }));
+        data["tasks"][0][field].clone()
+    }
+
+    fn status(&self, task: &str) -> String {
+        self.server.status(task)
+    }
+
+    /// Waits until a task has this status.
+    #[track_caller]
+    fn becomes(&self, task: &str, status: &str) {
+        let what = format!("task {task} becomes {status}");
+        wait_until(&what, || self.status(task) == status);
+    }
+
+    /// Waits until a task's program has said that it is up.
+    #[track_caller]
+    fn is_up(&self, task: &str) {
+        wait_until("the program is up", || self.console(task, &format!("up {task}")) == 1);
+    }
+
+    /// How often the task's console says so.
+    fn console(&self, task: &str, text: &str) -> usize {
+        self.server.console(task).matches(text).count()
+    }
+
+    /// Fails unless the task ran once, from its beginning to its end.
+    #[track_caller]
+    fn ran_once(&self, task: &str) {
+        let console = self.server.console(task);
+        let count = |text: &str| console.matches(&format!("{text} {task}")).count();
+        assert_eq!((count("up"), count("done"), self.status(task).as_str()), (1, 1, "completed"), "{console}");
+    }
+
+    fn queue(&self, name: &str) -> Vec<String> {
+        let data = self.server.call("queues.get_all", &json!({ "name": name }));
+        let entries = data["queues"][0]["entries"].as_array().cloned().unwrap_or_default();
+        entries.iter().map(|it| it["task"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn workers(&self) -> Vec<String> {
+        let data = self.server.call("workers.get_all", &json!({}));
+        data["workers"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Place<'_> {
+    /// A test that fails says what its daemons said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in fs_err::read_dir(self.context.path("")).unwrap().flatten() {
+                if entry.path().extension().is_some_and(|it| it == "log") {
+                    let said = fs_err::read_to_string(entry.path()).unwrap_or_default();
+                    let _ = writeln!(std::io::stderr(), "--- {}\n{said}", entry.file_name().display());
+                }
+            }
+        }
+    }
+}
+
+/// A daemon that runs; killed with the guard.
+struct Daemon {
+    program: Running,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn said(&self) -> String {
+        fs_err::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        self.program.signal(signal);
+    }
+
+    /// Kills it as a power cut would; what it started goes on.
+    fn kill(mut self) {
+        self.program.kill();
+    }
+
+    /// Asks it to stop and waits for its end, which must be a good one.
+    #[track_caller]
+    fn stop(mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        self.ends();
+    }
+
+    /// Waits for its end, which must be a good one.
+    #[track_caller]
+    fn ends(&mut self) {
+        let code = self.program.wait();
+        assert_eq!(code, Some(0), "{}", self.said());
+    }
+}
+
+/// Lets things happen that should not.
+fn a_while() {
+    std::thread::sleep(Duration::from_millis(1500));
+}
+
+/// Tasks by the time at which they were started, first first.
+fn by_start(place: &Place<'_>, tasks: &[String]) -> Vec<String> {
+    let mut started: Vec<(String, String)> = tasks
+        .iter()
+        .map(|it| (wait_for("it has started", || place.field(it, "started").as_str().map(str::to_owned)), it.clone()))
+        .collect();
+    started.sort();
+    started.into_iter().map(|it| it.1).collect()
+}

@@ -61,7 +61,7 @@ impl Earlier {
                     let standing = if wishes.anew { Standing::default() } else { earlier.standing };
                     earlier.standing = Standing { base: true, ..standing };
                 }
-                Named::Other(part, base) => met = Some((part, base)),
+                Named::Other(it) => met = Some(*it),
                 Named::Unknown => {}
             }
         }
@@ -175,7 +175,7 @@ fn carried(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Option<Lock> {
 /// What the image is that a task names.
 enum Named {
     Ours(Box<Lock>),
-    Other(BasePart, Base),
+    Other(Box<(BasePart, Base)>),
     /// Not looked for here.
     Unknown,
 }
@@ -194,12 +194,12 @@ fn ours(shop: &Workshop, wishes: &Wishes<'_>) -> Result<Named, Failure> {
     }
     let (part, base) = base::lock(shop, request, platform)?;
     if !read::is_ours(&base.config) {
-        return Ok(Named::Other(part, base));
+        return Ok(Named::Other(Box::new((part, base))));
     }
     match shop.wait(read::of_base(around, base.clone(), request.to_string())) {
         Ok(found) => Ok(Named::Ours(Box::new(found.parsed_lock().during(step)?))),
         // Somebody else's image with an entry point of the same path.
-        Err(read::ReadError::NotOurs { .. }) => Ok(Named::Other(part, base)),
+        Err(read::ReadError::NotOurs { .. }) => Ok(Named::Other(Box::new((part, base)))),
         Err(error) => Err(error).during(step),
     }
 }

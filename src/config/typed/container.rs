@@ -13,8 +13,6 @@ pub struct ContainerKeys {
     pub host_variables: bool,
     /// `docker_args_allowed_port_range`: first and last port of the machine that tasks may have.
     pub port_range: Option<(u16, u16)>,
-    /// `docker_force_pull`: bases are asked for anew, which every build does anyway.
-    pub force_pull: bool,
     /// `docker_container_name_format`.
     pub name_format: Option<String>,
     /// `docker_container_name_format_fields`: further fields, and where in the task their values are.
@@ -29,8 +27,6 @@ pub struct ContainerKeys {
     pub sdk_cache: String,
     /// `default_docker.match_rules`.
     pub match_rules: Vec<MatchRule>,
-    /// `default_docker.update_back_task`: what a rule chose is written into the task.
-    pub update_back: bool,
 }
 
 /// A rule that chooses the container of tasks.
@@ -63,7 +59,6 @@ impl Config {
         Ok(ContainerKeys {
             host_variables: on("agent.docker_allow_host_environ", false)?,
             port_range: self.port_range()?,
-            force_pull: on("agent.docker_force_pull", false)?,
             name_format: self.filled("agent.docker_container_name_format")?,
             name_fields: self.name_fields()?,
             no_ssh: on("agent.disable_ssh_mount", false)?,
@@ -71,7 +66,6 @@ impl Config {
             sdk_cache_inside: or("agent.docker_internal_mounts.sdk_cache", "/clearml_agent_cache")?,
             sdk_cache: or("sdk.storage.cache.default_base_dir", "~/.clearml/cache")?,
             match_rules: self.match_rules()?,
-            update_back: on("agent.default_docker.update_back_task", true)?,
         })
     }
 
@@ -216,7 +210,7 @@ mod tests {
     fn keys_as_the_original_has_them() {
         let none = keys("").unwrap();
         assert_eq!((none.ssh_folder.as_str(), none.sdk_cache_inside.as_str()), ("~/.ssh", "/clearml_agent_cache"));
-        assert!(none.update_back && none.match_rules.is_empty() && none.port_range.is_none());
+        assert!(none.match_rules.is_empty() && none.port_range.is_none());
         let text = "agent { docker_args_allowed_port_range = 9000-9100, docker_container_name_format = \"x-{foo}\", \
                     docker_container_name_format_fields { foo = script.branch }, disable_ssh_mount = true }";
         let some = keys(text).unwrap();

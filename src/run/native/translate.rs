@@ -41,7 +41,7 @@ pub(super) fn translate(spec: &RunSpec) -> Result<(NativeSpec, Left), Failure> {
     leave(asked, &mut left);
     let (edits, notes) = crate::gpu::cdi::edits(&spec.gpus)?;
     left.0.extend(notes);
-    apply(&mut native, &edits, &spec.directory)?;
+    apply(&mut native, &edits);
     // These count over everything: a run sees the devices it was given.
     native.env.extend(spec.gpus.environment());
     Ok((native, left))
@@ -107,8 +107,8 @@ fn leave(asked: &ContainerSpec, left: &mut Left) {
     not(asked.runtime.as_deref().is_some_and(|it| it != "nvidia"), "another runtime (`--runtime`)");
 }
 
-/// Adds what GPUs take; small files lie in the run's directory. What the run was given itself stays.
-fn apply(native: &mut NativeSpec, edits: &ContainerEdits, directory: &Path) -> std::io::Result<()> {
+/// Adds what GPUs take. What the run was given itself stays.
+fn apply(native: &mut NativeSpec, edits: &ContainerEdits) {
     for node in &edits.device_nodes {
         native.binds.push(Bind { source: node.host_path.clone(), target: node.path.clone(), writable: true });
     }
@@ -116,18 +116,12 @@ fn apply(native: &mut NativeSpec, edits: &ContainerEdits, directory: &Path) -> s
         let (source, target) = (mount.source.clone(), mount.target.clone());
         native.binds.push(Bind { source, target, writable: !mount.read_only });
     }
-    for (number, file) in edits.files.iter().enumerate() {
-        let source = directory.join(format!("lent-{number}"));
-        crate::fs::write_whole(&source, file.text.as_bytes(), 0o444)?;
-        native.binds.push(Bind { source, target: file.path.clone(), writable: false });
-    }
     for (name, value) in &edits.env {
         native.env.entry(name.clone()).or_insert_with(|| value.clone());
     }
     native.links.extend(edits.links.iter().map(|it| (it.path.clone(), it.target.clone())));
     native.libraries.extend(edits.library_directories.iter().cloned());
     native.groups.extend(edits.groups.iter().copied());
-    Ok(())
 }
 
 #[cfg(test)]
@@ -135,7 +129,7 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::gpu::GpuSet;
-    use crate::gpu::cdi::{DeviceNode, Link, Mount, TextFile};
+    use crate::gpu::cdi::{DeviceNode, Link, Mount};
     use crate::run::{RunId, RunImage};
 
     fn spec(container: ContainerSpec) -> RunSpec {
@@ -144,7 +138,7 @@ mod tests {
             image: RunImage { name: "x".to_owned(), manifest: Digest::of("m"), config: Digest::of("c") },
             container,
             gpus: GpuSet::default(),
-            directory: std::env::temp_dir(),
+            directory: "/nowhere".into(),
         }
     }
 
@@ -172,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_come_as_files_links_and_directories_of_libraries() {
+    fn gpus_come_as_devices_links_and_directories_of_libraries() {
         let mut native = NativeSpec::default();
         native.env.insert("A".to_owned(), "own".to_owned());
         let edits = ContainerEdits {
@@ -186,18 +180,14 @@ mod tests {
                 target: "/l/libcuda.so.1".to_owned(),
                 read_only: true,
             }],
-            files: vec![TextFile { path: "/proc/driver/nvidia/params".to_owned(), text: "X: 0\n".to_owned() }],
             env: [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())].into(),
             links: vec![Link { path: "/l/libcuda.so".to_owned(), target: "libcuda.so.1".to_owned() }],
             library_directories: vec!["/l".to_owned()],
             groups: vec![44],
         };
-        let directory = tempfile::tempdir().unwrap();
-        apply(&mut native, &edits, directory.path()).unwrap();
+        apply(&mut native, &edits);
         assert_eq!(native.binds[0].target, "/dev/nvidia0");
         assert!(native.binds[0].writable && !native.binds[1].writable);
-        assert_eq!(native.binds[2].target, "/proc/driver/nvidia/params");
-        assert_eq!(fs_err::read_to_string(&native.binds[2].source).unwrap(), "X: 0\n");
         assert_eq!((native.env["A"].as_str(), native.env["B"].as_str()), ("own", "2"));
         assert_eq!((native.links.len(), native.libraries.len(), native.groups.as_slice()), (1, 1, &[44][..]));
     }

@@ -18,7 +18,7 @@ mod wait;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use call::{Call, Outcome};
+pub(crate) use call::{Call, Outcome, Running};
 pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;

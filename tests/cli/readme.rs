@@ -1,19 +1,22 @@
-//! Every line of the README's "Use it" is run, in its order, by a shell.
+//! Every line of the README's "Use it" and "Serve queues" is run, in its order, by a shell.
 
 use crate::support::{Registry, Repository, Server, TestContext, base, venv};
 
 const README: &str = include_str!("../../README.md");
 
 #[test]
-fn every_line_of_use_it_works() {
+fn every_line_of_the_readme_works() {
     let context = TestContext::warm();
     let server = Server::start(&context);
     let registry = Registry::start(&context);
-    let (_, section) = README.split_once("## Use it").unwrap();
-    let (_, block) = section.split_once("```sh\n").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    let lines: Vec<&str> = block.lines().filter(|it| !it.trim().is_empty()).collect();
-    assert!(lines.len() >= 9, "{block}");
+    let block = |heading: &str| -> Vec<&str> {
+        let (_, section) = README.split_once(heading).unwrap();
+        let (_, block) = section.split_once("```sh\n").unwrap();
+        let (block, _) = block.split_once("```").unwrap();
+        block.lines().filter(|it| !it.trim().is_empty()).collect()
+    };
+    let lines = [block("## Use it"), block("## Serve queues")].concat();
+    assert!(lines.len() >= 14, "{lines:?}");
 
     let origin = Repository::new(&context, "origin");
     origin.git(&["config", "core.bare", "true"]);

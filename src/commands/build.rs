@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::workshop::{self, secrets, task, workshop as make_workshop, write_file};
-use super::{Context, blocking, built};
+use super::{Context, blocking, built, cache};
 use crate::base::Around;
 use crate::cli::build::BuildArgs;
 use crate::engine::Podman;
@@ -15,11 +15,12 @@ use crate::lock::Lock;
 use crate::oci::Reference;
 use crate::pipeline::{self, Built};
 use crate::secret::Secret;
-use crate::settings::{BuildSettings, Output, TaskSource};
+use crate::settings::{BuildSettings, Output, TaskSource, size};
 
 /// Builds an image.
 pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failure> {
     let settings = BuildSettings::merge(&args, &context.session)?;
+    let bound = size::store_bound(&context.session)?;
     settings.task.notes.iter().for_each(|it| context.ui.reporter().note(it));
     let (lock, secrets, shop, _stop) = locked(&settings, context).await?;
     let name = settings.target.clone().map_or_else(|| default_name(&lock), Ok)?;
@@ -41,6 +42,9 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
     }
     write_results(&settings, &name, &made.image).await?;
     built::report(context, &built::Results { lock: &lock, name: &name, built: &made, delivered: &delivered })?;
+    // Nobody collects while somebody works in the store; we are done with it.
+    drop(shop);
+    cache::tidy(bound, context).await;
     Ok(0)
 }
 
@@ -58,12 +62,12 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
         let path = path.clone();
         let lock = blocking(move || Ok(Lock::read(&path)?)).await?;
         let (shop, stop) = make_workshop(&settings.task, context).await?;
-        let secrets = secrets(&settings.task, None, &shop.indexes);
+        let secrets = secrets(&settings.task, None, (&shop.indexes, &context.session.environment));
         return Ok((lock, secrets, made(shop), stop));
     }
     let asked = task(&settings.task, context).await?;
     let (shop, stop) = make_workshop(&settings.task, context).await?;
-    let secrets = secrets(&settings.task, Some(&asked.task), &shop.indexes);
+    let secrets = secrets(&settings.task, Some(&asked.task), (&shop.indexes, &context.session.environment));
     let shop = made(shop);
     let lock = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
     Ok((lock, secrets, shop, stop))

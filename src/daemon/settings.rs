@@ -128,4 +128,3 @@ pub struct ExecuteSettings {
     /// Where the program's output is also written.
     pub log_file: Option<PathBuf>,
 }
-

@@ -151,6 +151,7 @@ fn distribution(it: ToolWheel) -> Distribution {
         size: it.size,
         url: it.url,
         built_from: None,
+        path: None,
     }
 }
 

@@ -1,17 +1,21 @@
 //! Interpreter, system packages and distributions: what a base lacks of what a task needs.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::Base;
+use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::Checkout;
 use crate::lock::python::{self, Building, Ground, Memory, Torch};
-use crate::lock::requirements::{self, Gathered};
+use crate::lock::requirements::{self, Gathered, Manager};
 use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution};
-use crate::lock::{BasePart, PythonPart, SystemPart, Tool};
+use crate::lock::{BasePart, Lock, PythonPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
+use crate::python::lockfile::Place;
 use crate::python::project::is_for;
+use crate::secret::Secret;
 use crate::task::Task;
 
 use super::builds::Site;
@@ -48,21 +52,25 @@ impl Explain for NoLibc {
 }
 
 /// Which requirements count, and where PyTorch comes from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     /// Whether the repository's files count even where the task has a list.
     pub repository_first: bool,
     /// Whether the user's list counts rather than the pinned one of a run.
     pub original: bool,
+    /// The program whose lock file counts.
+    pub manager: Option<Manager>,
+    /// What `${NAME}` in requirements stands for.
+    pub variables: BTreeMap<String, Secret>,
 }
 
 /// Chooses the interpreter, solves system packages and resolves distributions.
 pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Below<'_>) -> Result<Packages, Failure> {
     let reporter = &shop.around.reporter;
     let libc = below.looked.libc.clone().ok_or(NoLibc)?;
-    let mut gathered = gather(task, wishes, below.checkout)?;
-    gathered.notes.iter().for_each(|it| reporter.note(it));
     let chosen = choose(shop, task, wishes, below.looked);
+    // Mistakes are told before system packages are solved, where the interpreter is known before that.
+    let early = chosen.map(|it| gather(shop, task, wishes, (below, &it.0.version))).transpose()?;
     let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
     let system = solve(shop, wishes, below, need)?;
     let brought = system.interpreter.map(|it| Interpreter {
@@ -78,6 +86,11 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
         (None, Some(brought)) => (brought, &[][..]),
         (None, None) => return Err(NoLibc.into()),
     };
+    let mut gathered = match early {
+        Some(gathered) => gathered,
+        None => gather(shop, task, wishes, (below, &interpreter.version))?,
+    };
+    gathered.notes.iter().for_each(|it| reporter.note(it));
     let ground = Ground {
         interpreter,
         libc: &libc,
@@ -93,7 +106,9 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     let constraints = gathered.constraints.clone();
     let site = Site { ground: stands, interpreter, libc: &libc, indexes: &indexes, constraints: &constraints };
     let (projects, requires) = projects::describe(shop, &site, below.checkout, &gathered.projects)?;
-    gathered.requirements.extend(requires);
+    if !gathered.exact {
+        gathered.requirements.extend(requires);
+    }
     gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
     let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
     let torch = torch(below.base);
@@ -135,10 +150,18 @@ pub(super) fn fetch_with(
     Ok(shop.wait(python::fetch_wheels(&shop.around.store, part, (indexes, architecture), &shop.around.reporter))?)
 }
 
-fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathered, Failure> {
-    let script = &task.script;
+fn gather(
+    shop: &Workshop,
+    task: &Task,
+    wishes: &Wishes<'_>,
+    (below, python): (&Below<'_>, &str),
+) -> Result<Gathered, Failure> {
+    let (script, checkout) = (&task.script, below.checkout);
     let file = |path: &str| checkout.text(path).ok().flatten();
+    let has = |path: &str| checkout.get(path).is_some();
     let is_dir = |path: &str| path.is_empty() || checkout.is_dir(path);
+    let variable = |name: &str| wishes.requirements.variables.get(name).map(|it| it.reveal().to_owned());
+    let target = Place::new(python, &below.part.platform.architecture);
     let sources = requirements::Sources {
         task: &script.requirements,
         working_dir: script.working_dir.trim_matches('/'),
@@ -146,9 +169,57 @@ fn gather(task: &Task, wishes: &Wishes<'_>, checkout: &Checkout) -> Result<Gathe
         repository_first: wishes.requirements.repository_first,
         original: wishes.requirements.original,
         file: &file,
+        has: &has,
         is_dir: &is_dir,
+        manager: wishes.requirements.manager,
+        target: target.as_ref(),
+        variable: &variable,
     };
-    requirements::gather(&sources).during(|| "cannot read the task's requirements".to_owned())
+    let step = || "cannot read the task's requirements".to_owned();
+    let mut gathered = requirements::gather(&sources).during(step)?;
+    for wheel in &mut gathered.wheels {
+        wheel.digest = keep_wheel(shop, checkout, &wheel.path).during(step)?;
+    }
+    Ok(gathered)
+}
+
+/// A wheel of the repository, in the store; `None` where there is none.
+fn keep_wheel(shop: &Workshop, checkout: &Checkout, path: &str) -> Result<Option<Digest>, Failure> {
+    let Some(file) = checkout.get(path) else { return Ok(None) };
+    Ok(Some(shop.around.store.put_bytes(&checkout.bytes(file)?)?.0))
+}
+
+/// Has the wheels of a lock that lie in the repository.
+pub(super) fn wheels_of_repository(shop: &Workshop, lock: &Lock) -> Result<(), Failure> {
+    let here = lock.python.distributions.iter().filter_map(|it| Some((it, it.path.as_deref()?)));
+    let mut absent = here.filter(|it| shop.around.store.has(&it.0.sha256).is_none()).peekable();
+    let (Some(_), Some(code)) = (absent.peek(), &lock.code) else { return Ok(()) };
+    let checkout = crate::lock::code::checkout(code, &shop.sources())?;
+    for (distribution, path) in absent {
+        let found = keep_wheel(shop, &checkout, path)?;
+        if found != Some(distribution.sha256) {
+            return Err(NotThere { path: path.to_owned(), expected: distribution.sha256 }.into());
+        }
+    }
+    Ok(())
+}
+
+/// The lock and the code that it pins do not fit each other.
+#[derive(Debug, thiserror::Error)]
+#[error("the lock takes `{path}` of the repository for the wheel {expected}, and it is another file")]
+struct NotThere {
+    path: String,
+    expected: Digest,
+}
+
+impl Explain for NotThere {
+    fn kind(&self) -> Kind {
+        Kind::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Lock the task again.".to_owned()]
+    }
 }
 
 type Chosen<'a> = (&'a crate::python::inspect::Interpreter, &'a [Installed]);

@@ -68,8 +68,8 @@ impl Lockfile {
     }
 
     /// A version of the format that nobody here knows.
-    fn version(self, version: impl ToString) -> LockfileError {
-        LockfileError::Version { file: self.file(), version: version.to_string() }
+    fn version(self, version: &str) -> LockfileError {
+        LockfileError::Version { file: self.file(), version: version.to_owned() }
     }
 
     /// A package that cannot be had as the file says.

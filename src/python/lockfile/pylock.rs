@@ -59,7 +59,7 @@ struct Directory {
 pub(super) fn read(text: &str, project: &toml::Table, place: &Place) -> Result<Contents, LockfileError> {
     let document: Document = FILE.parse(text)?;
     if !document.lock_version.starts_with("1.") {
-        return Err(FILE.version(document.lock_version));
+        return Err(FILE.version(&document.lock_version));
     }
     let own = own_indexes(project);
     let mut contents = Contents::default();

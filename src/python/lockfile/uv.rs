@@ -81,7 +81,7 @@ struct File {
 pub(super) fn read(text: &str, project: &toml::Table, place: &Place) -> Result<Contents, LockfileError> {
     let document: Document = FILE.parse(text)?;
     if document.version != 1 {
-        return Err(FILE.version(document.version));
+        return Err(FILE.version(&document.version.to_string()));
     }
     let own = own_indexes(project);
     let mut contents = Contents::default();

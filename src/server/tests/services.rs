@@ -390,7 +390,8 @@ async fn what_is_deleted_tells_where_its_files_lie() {
     let image = json!({"task": id, "type": "training_debug_image", "metric": "m", "variant": "v", "iter": 0,
         "url": "http://files/image"});
     server.data("events.add", image).await;
-    let model = json!({"name": "m", "uri": "http://files/model", "task": id, "labels": {}, "framework": "x"});
+    let model = json!({"name": "model", "uri": "http://files/model", "task": id, "labels": {}, "framework": "x",
+        "ready": false});
     server.data("models.create", model).await;
     let all = json!({"artifact_urls": ["http://files/out"], "event_urls": ["http://files/image"],
         "model_urls": ["http://files/model"]});

@@ -71,7 +71,7 @@ pub(super) fn read(text: &str, project: &toml::Table, place: &Place) -> Result<C
     let wanted: Vec<usize> = match format[..] {
         [2, minor] if minor >= 1 => listed(&document, project, place)?,
         [1 | 2, _] => graph::reached(&document, project, place)?.into_iter().collect(),
-        _ => return Err(FILE.version(document.metadata.lock_version)),
+        _ => return Err(FILE.version(&document.metadata.lock_version)),
     };
     let mut contents = Contents::default();
     for index in wanted {

@@ -34,7 +34,6 @@ pub(super) fn note(call: &Call<'_>, queue: &str) -> Result<(), ApiError> {
 
 /// The greatest values of each interval, for the queues asked for, or averaged over all of them.
 pub(super) fn get(call: &mut Call<'_>) -> Result<Reply, ApiError> {
-    #[expect(clippy::cast_possible_truncation, reason = "as the server does it: seconds")]
     let date = |field: &str| call.body.get(field).and_then(Value::as_f64).unwrap_or_default() as i64;
     let (from, to) = (date("from_date"), date("to_date"));
     let interval = call.integer("interval").unwrap_or(1).max(1);
@@ -70,7 +69,6 @@ pub(super) fn get(call: &mut Call<'_>) -> Result<Reply, ApiError> {
             "avg_waiting_times": points.iter().map(|it| it.2).collect::<Vec<_>>(),
         })
     };
-    #[expect(clippy::cast_precision_loss, reason = "lengths and seconds are small")]
     let real = |it: i64| it as f64;
     let queues: Vec<Value> = if wanted.is_empty() {
         let mut parts: BTreeMap<i64, Vec<(i64, i64)>> = BTreeMap::new();

@@ -17,9 +17,10 @@ pub enum CacheCommand {
     Info,
     /// Remove what was not used for longest, until the store is small enough
     Gc {
-        /// Size to shrink to: a number of bytes, or with K, M, G or T (powers of 1024)
-        #[arg(long, value_name = "SIZE", default_value = "20G")]
-        max_size: String,
+        /// Size to shrink to: a number of bytes, or with K, M, G or T (powers of 1024); by default what
+        /// `cache.max_bytes` says (50G), which builds keep to by themselves
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<String>,
     },
     /// Hash everything in the store and remove what is damaged
     Check,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::workshop::{self, secrets, task, workshop as make_workshop, write_file};
-use super::{Context, blocking, built};
+use super::{Context, blocking, built, cache};
 use crate::base::Around;
 use crate::clearml::Client;
 use crate::clearml::tasks::State;
@@ -18,12 +18,13 @@ use crate::lock::Lock;
 use crate::oci::Reference;
 use crate::pipeline::{self, Built};
 use crate::secret::Secret;
-use crate::settings::{BuildSettings, Output, TaskSource};
+use crate::settings::{BuildSettings, Output, TaskSource, size};
 use crate::task::Container;
 
 /// Builds an image.
 pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failure> {
     let settings = BuildSettings::merge(&args, &context.session)?;
+    let bound = size::store_bound(&context.session)?;
     settings.task.notes.iter().for_each(|it| context.ui.reporter().note(it));
     let Locked { lock, secrets, shop, named, stop: _stop } = locked(&settings, context).await?;
     let name = settings.target.clone().map_or_else(|| default_name(&lock), Ok)?;
@@ -51,6 +52,9 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
     let results =
         built::Results { lock: &lock, name: &name, built: &made, delivered: &delivered, named: named.as_deref() };
     built::report(context, &results)?;
+    // Nobody collects while somebody works in the store; we are done with it.
+    drop(shop);
+    cache::tidy(bound, context).await;
     Ok(0)
 }
 
@@ -131,13 +135,13 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
         let path = path.clone();
         let lock = blocking(move || Ok(Lock::read(&path)?)).await?;
         let (shop, stop) = make_workshop(&settings.task, context).await?;
-        let secrets = secrets(&settings.task, None, &shop.indexes);
+        let secrets = secrets(&settings.task, None, (&shop.indexes, &context.session.environment));
         return Ok(Locked { lock, secrets, shop: made(shop), named: None, stop });
     }
     let asked = task(&settings.task, context).await?;
     let named = if settings.update_task && !settings.dry_run { Naming::of(&asked)? } else { None };
     let (shop, stop) = make_workshop(&settings.task, context).await?;
-    let secrets = secrets(&settings.task, Some(&asked.task), &shop.indexes);
+    let secrets = secrets(&settings.task, Some(&asked.task), (&shop.indexes, &context.session.environment));
     let shop = made(shop);
     let lock = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
     Ok(Locked { lock, secrets, shop, named, stop })

@@ -14,7 +14,10 @@ use crate::ui::{Align, Table, text};
 pub(super) async fn run(args: CacheArgs, context: &Context) -> Result<u8, Failure> {
     match args.command {
         CacheCommand::Info => info(context).await,
-        CacheCommand::Gc { max_size } => collect(size::parse(&max_size)?, context).await,
+        CacheCommand::Gc { max_size } => {
+            let limit = max_size.map_or_else(|| size::store_bound(&context.session), |it| Ok(size::parse(&it)?))?;
+            collect(limit, context).await
+        }
         CacheCommand::Check => check(context).await,
     }
 }
@@ -41,13 +44,37 @@ async fn info(context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn collect(limit: u64, context: &Context) -> Result<u8, Failure> {
+/// After a build: keeps the store within its bound, now and then, if nobody else is working in it. What fails is told and
+/// is no failure of the build.
+pub(super) async fn tidy(limit: u64, context: &Context) {
     let root = Store::default_path();
-    let collected = blocking(move || {
+    if limit == u64::MAX || !gc::is_due(&root) {
+        return;
+    }
+    match collected(limit).await {
+        Ok(Collected::Done { freed, removed, .. }) if removed > 0 && freed > 0 => {
+            let bound = text::size(limit);
+            context
+                .ui
+                .reporter()
+                .note(format!("the store was over its bound of {bound}: {} were freed", text::size(freed)));
+        }
+        Ok(_) => {}
+        Err(error) => context.ui.reporter().warning(format!("cannot keep the store within its bound: {error}")),
+    }
+}
+
+async fn collected(limit: u64) -> Result<Collected, Failure> {
+    let root = Store::default_path();
+    blocking(move || {
         let remove = crate::sandbox::remover(&Store::open(&root)?);
         Ok(gc::collect(&root, limit, &remove)?)
     })
-    .await?;
+    .await
+}
+
+async fn collect(limit: u64, context: &Context) -> Result<u8, Failure> {
+    let collected = collected(limit).await?;
     let (before, freed, removed) = match collected {
         Collected::Busy => {
             if context.ui.is_json() {

@@ -13,12 +13,13 @@ use tokio::runtime::Handle;
 use super::around::around;
 use super::{Context, blocking};
 use crate::clearml::{self, Client, Login, Server, artifacts, tasks};
-use crate::config::{Agent, Api};
+use crate::config::{Agent, Api, Environment};
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Access, HostCredentials, Repositories, Scheme, SshRules};
 use crate::http::Retry;
 use crate::launch;
 use crate::lock::Lock;
+use crate::lock::requirements::Manager;
 use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
@@ -26,7 +27,6 @@ use crate::run::{policy, rules};
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
 use crate::settings::{BaseChoice, ImageChoice, TaskSettings, TaskSource};
-use crate::switches::{self, Part};
 use crate::task::{Container, Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
@@ -161,6 +161,8 @@ pub(super) async fn lock(
     let policy = policy::of_configuration(agent, &context.session.environment)?;
     let force_task_init = context.session.environment.get("CLEARML_AGENT_FORCE_TASK_INIT").is_some_and(|it| it != "0");
     let (settings, opencv) = (settings.clone(), agent.install_opencv_libraries);
+    let manager = manager(agent, &context.session.environment);
+    let variables = variables(&settings, choice.arguments.as_deref(), &context.session.environment);
     blocking(move || {
         let artifact = |name: &str| match &asked.answer {
             None => Ok(None),
@@ -189,6 +191,8 @@ pub(super) async fn lock(
             requirements: pipeline::RequirementChoices {
                 repository_first: settings.agent.repository_requirements,
                 original: settings.agent.original_requirements,
+                manager,
+                variables,
             },
             task_environment: settings.agent.task_environment,
             force_task_init,
@@ -228,8 +232,61 @@ async fn container(mut asked: Asked, settings: &TaskSettings) -> Result<(Asked, 
     Ok((asked, choice))
 }
 
+/// The program that the repository's packages are managed with, where somebody says.
+fn manager(agent: &Agent, environment: &Environment) -> Option<Manager> {
+    let forced = |name: &str| environment.raw(name).is_some_and(|it| !it.is_empty() && it != "0");
+    match agent.package_manager.as_deref() {
+        _ if forced("CLEARML_AGENT_FORCE_UV") => Some(Manager::Uv),
+        _ if forced("CLEARML_AGENT_FORCE_POETRY") => Some(Manager::Poetry),
+        Some("uv") => Some(Manager::Uv),
+        Some("poetry") => Some(Manager::Poetry),
+        Some("pip") => Some(Manager::Pip),
+        _ => None,
+    }
+}
+
+/// What `${NAME}` in requirements stands for: the variables of the container that the original would install them in.
+/// A variable of this process counts only where the agent's own settings name it, for a task must not be able to ask for
+/// any.
+fn variables(settings: &TaskSettings, arguments: Option<&str>, environment: &Environment) -> BTreeMap<String, Secret> {
+    let words = |text: &str| crate::process::words(text).unwrap_or_default();
+    let mut variables = BTreeMap::new();
+    let of_task = words(arguments.unwrap_or_default());
+    let of_agent: Vec<String> = settings.agent.extra_docker_arguments.iter().flat_map(|it| words(it)).collect();
+    for (words, own) in [(of_task, false), (of_agent, true)] {
+        for assignment in assignments(&words) {
+            let (name, value) = match assignment.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (assignment, environment.raw(assignment).filter(|_| own)),
+            };
+            if let Some(value) = value {
+                variables.insert(name.to_owned(), Secret::new(value));
+            }
+        }
+    }
+    variables
+}
+
+/// The values of `-e` and `--env` among `docker run` switches.
+fn assignments(words: &[String]) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "-e" | "--env" => found.extend(words.next()),
+            _ => found
+                .extend(word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e").filter(|it| !it.is_empty()))),
+        }
+    }
+    found
+}
+
 /// Every secret this run has seen, by what it is: none may be in the image.
-pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>, indexes: &Indexes) -> BTreeMap<String, Secret> {
+pub(super) fn secrets(
+    settings: &TaskSettings,
+    task: Option<&Task>,
+    (indexes, environment): (&Indexes, &Environment),
+) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     let mut add = |name: String, value: &str| secrets.insert(name, Secret::new(value));
     // A token may stand where the user's name does, without any password; a name is no secret.
@@ -253,6 +310,9 @@ pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>, indexes: &In
             add(format!("index password {}", index + 1), &secret);
         }
     }
+    for (name, value) in variables(settings, None, environment).iter().filter(|it| is_secret_name(it.0)) {
+        add(format!("-e {name}"), value.reveal());
+    }
     for (host, credentials) in indexes.logins() {
         add(format!("password of the index {host}"), &secret_of(credentials));
     }
@@ -274,9 +334,10 @@ pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>, indexes: &In
         }
     }
     let words = crate::process::words(task.container.arguments.as_deref().unwrap_or_default()).unwrap_or_default();
-    for part in switches::scan(&words) {
-        if let Part::Switch(switch) = part
-            && let Some((name, Some(value))) = switch.assignment()
+    for word in &words {
+        // Whatever looks like an assignment: what stands in a value is no reason to trust the switch before it.
+        let assignment = word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e")).unwrap_or(word);
+        if let Some((name, value)) = assignment.split_once('=')
             && is_secret_name(name)
         {
             add(format!("-e {name}"), value);

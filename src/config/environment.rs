@@ -141,6 +141,11 @@ pub const VARIABLES: &[Variable] = &[
         "The address that tasks with published ports are told (`CLEARML_AGENT_HOST_IP`); found out by default.",
     ),
     read("CLEARML_AGENT_FORCE_TASK_INIT", "A script that does not call `Task.init` is made to."),
+    read("CLEARML_AGENT_FORCE_UV", "`uv.lock` of the repository counts, as with `agent.package_manager.type: uv`."),
+    read(
+        "CLEARML_AGENT_FORCE_POETRY",
+        "`poetry.lock` of the repository counts, as with `agent.package_manager.type: poetry`.",
+    ),
     read("CLEARML_TASK_ID", "In an image: the task that runs instead of the recorded one."),
     read("AGENT_EXECUTOR", "In an image: `1` says that an executor sets the task's final status."),
     read(

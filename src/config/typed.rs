@@ -97,6 +97,8 @@ pub struct Agent {
     pub git_ssh_user: Option<String>,
     /// `package_manager.extra_index_url`: may hold credentials.
     pub extra_index_urls: Vec<Secret>,
+    /// `package_manager.type`: `pip`, `uv`, `poetry` or `conda`.
+    pub package_manager: Option<String>,
     /// `package_manager.force_repo_requirements_txt`.
     pub repository_requirements: bool,
     /// `package_manager.force_original_requirements`.
@@ -182,12 +184,21 @@ impl Config {
                 .into_iter()
                 .map(Secret::new)
                 .collect(),
+            package_manager: self.filled("agent.package_manager.type")?,
             repository_requirements: on("agent.package_manager.force_repo_requirements_txt", false)?,
             original_requirements: on("agent.package_manager.force_original_requirements", false)?,
             system_site_packages: self.flag("agent.package_manager.system_site_packages")?,
             lock_max_age: self.number("lock.max_age", "a number of seconds")?.unwrap_or(LOCK_MAX_AGE),
             container: self.container_keys()?,
         })
+    }
+
+    /// `cache.max_bytes` (ours): how large the store may grow, as people write sizes.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for a value of the wrong sort.
+    pub fn store_bound(&self) -> Result<Option<String>, ConfigError> {
+        self.filled("cache.max_bytes")
     }
 
     fn git_credentials(&self) -> Result<Vec<GitCredentials>, ConfigError> {

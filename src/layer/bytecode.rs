@@ -3,7 +3,9 @@
 //! Patch releases of Python write different bytecode, so nobody but the base's interpreter may make it. It runs where
 //! the caller lets it run (the sandbox), once for all wheels that have none yet, on all cores. What comes out does not
 //! depend on what else was compiled (`templates/compile.py`), so a wheel's bytecode is kept as a fragment under the
-//! wheel's digest and the interpreter's.
+//! wheel's digest and the ground's: all the layers that the interpreter runs on. Its own file would not do: whoever
+//! makes a base can change its libraries, and bytecode that a hostile base made must not reach another one's images.
+//! Honest bases with the same interpreter give the same blobs, so only time is lost.
 //!
 //! Distributions' own test suites have none: programs do not import them, and in environments of numpy's kin they are
 //! half of all modules. They can be imported all the same.
@@ -30,7 +32,7 @@ use crate::sandbox::{self, Changes, Output, Sandbox};
 use crate::store::{Store, StoreError, Table};
 
 /// Names what the compiling program does; part of what fragments are remembered under.
-const COMPILER: u32 = 2;
+const COMPILER: u32 = 3;
 /// The program.
 const PROGRAM: &str = include_str!("../../templates/compile.py");
 /// Where the shared directory lies for the interpreter.
@@ -49,8 +51,23 @@ pub struct Step<'a> {
     pub environment: Vec<(String, String)>,
 }
 
-/// Runs a step on the base (and the system layers above it), without network, and waits for its end.
-pub type Compiler<'a> = dyn Fn(&Step<'_>) -> Result<Output, Failure> + Sync + 'a;
+/// Runs a step on the ground, without network, and waits for its end.
+pub type Run<'a> = dyn Fn(&Step<'_>) -> Result<Output, Failure> + Sync + 'a;
+
+/// Who makes bytecode.
+#[derive(Clone, Copy)]
+pub struct Compiler<'a> {
+    /// Names all the layers that the interpreter runs on.
+    pub ground: Digest,
+    /// Runs the interpreter there.
+    pub run: &'a Run<'a>,
+}
+
+impl std::fmt::Debug for Compiler<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").field("ground", &self.ground).finish_non_exhaustive()
+    }
+}
 
 /// Runs a step in a sandbox on the base.
 ///
@@ -58,8 +75,8 @@ pub type Compiler<'a> = dyn Fn(&Step<'_>) -> Result<Output, Failure> + Sync + 'a
 /// [`sandbox::SandboxError`]; a program that fails is no error here.
 pub fn run_in(sandbox: &Sandbox, step: &Step<'_>, reporter: &SharedReporter) -> Result<Output, Failure> {
     let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
-    let mut inner = sandbox::Step::new("bytecode", &arguments).bind(step.directory, MOUNT, true);
-    inner.env.extend(step.environment.iter().cloned());
+    let mut inner = sandbox::Step::new("python bytecode", &arguments).bind(step.directory, MOUNT, true);
+    inner.env = step.environment.iter().cloned().collect();
     inner.changes = Changes::Dropped;
     Ok(sandbox.run(&inner, &**reporter)?)
 }
@@ -84,18 +101,27 @@ struct Piece {
 
 /// Whether bytecode must be made, and so a sandbox be had, as far as that is known before the wheels are there.
 #[must_use]
-pub fn is_missing(store: &Store, part: &PythonPart) -> bool {
+pub fn is_missing(store: &Store, part: &PythonPart, ground: &Digest) -> bool {
+    let origin = origin(part, ground);
     match python::remembered_plan(store, part) {
-        Some(plan) => !unmade(store, part, &plan).is_empty(),
-        None => part.distributions.iter().any(|it| known(store, part, &it.sha256).is_none()),
+        Some(plan) => !unmade(store, part, &plan, &origin).is_empty(),
+        None => part.distributions.iter().any(|it| known(store, &origin, &it.sha256).is_none()),
     }
 }
 
+/// Names what bytecode comes from besides the module: who compiled it, and where.
+fn origin(part: &PythonPart, ground: &Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field(FORMAT.to_le_bytes()).field(COMPILER.to_le_bytes());
+    hasher.field(interpreter_key(part).bytes()).field(ground.bytes());
+    hasher.finish()
+}
+
 /// The distributions whose bytecode is in no layer and is not kept.
-fn unmade(store: &Store, part: &PythonPart, plan: &Plan) -> Vec<usize> {
+fn unmade(store: &Store, part: &PythonPart, plan: &Plan, origin: &Digest) -> Vec<usize> {
     let groups = plan.groups().into_iter();
-    let unwritten = groups.filter(|group| find(store, &layer_key(part, plan, group)).is_none());
-    unwritten.flatten().filter(|it| known(store, part, &part.distributions[*it].sha256).is_none()).collect()
+    let unwritten = groups.filter(|group| find(store, &layer_key(part, plan, (group, origin))).is_none());
+    unwritten.flatten().filter(|it| known(store, origin, &part.distributions[*it].sha256).is_none()).collect()
 }
 
 /// The bytecode layers, one for each of the plan's groups; `None` for a group without modules.
@@ -103,33 +129,32 @@ pub(super) fn layers(
     store: &Store,
     part: &PythonPart,
     plan: &Plan,
-    compiler: &Compiler<'_>,
+    compiler: Compiler<'_>,
 ) -> Result<Vec<Option<BuiltLayer>>, PythonLayerError> {
     let groups = plan.groups();
-    let keys: Vec<Digest> = groups.iter().map(|it| layer_key(part, plan, it)).collect();
-    if !unmade(store, part, plan).is_empty() {
+    let origin = origin(part, &compiler.ground);
+    if !unmade(store, part, plan, &origin).is_empty() {
         let _alone = store.lock("bytecode")?;
         // Another process may have made it meanwhile.
-        compile(store, part, &unmade(store, part, plan), compiler)?;
+        compile(store, part, &unmade(store, part, plan, &origin), (compiler, &origin))?;
     }
-    parallel(groups.len(), |index| write_group(store, part, plan, (&groups[index], keys[index])))
+    parallel(groups.len(), |index| write_group(store, part, plan, (&groups[index], &origin)))
 }
 
-fn layer_key(part: &PythonPart, plan: &Plan, group: &[usize]) -> Digest {
-    let mut inputs: Vec<Vec<u8>> = vec![interpreter_key(part).bytes().to_vec(), COMPILER.to_le_bytes().to_vec()];
+fn layer_key(part: &PythonPart, plan: &Plan, (group, origin): (&[usize], &Digest)) -> Digest {
+    let mut inputs: Vec<Vec<u8>> = vec![origin.bytes().to_vec()];
     inputs.extend(group.iter().map(|it| plan.field(part, *it)));
     key(LayerKind::Bytecode, &inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-fn fragment_key(part: &PythonPart, wheel: &Digest) -> Digest {
+fn fragment_key(origin: &Digest, wheel: &Digest) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field(FORMAT.to_le_bytes()).field(COMPILER.to_le_bytes());
-    hasher.field(interpreter_key(part).bytes()).field(wheel.bytes());
+    hasher.field(origin.bytes()).field(wheel.bytes());
     hasher.finish()
 }
 
-fn known(store: &Store, part: &PythonPart, wheel: &Digest) -> Option<Fragment> {
-    let fragment: Fragment = store.record(Table::Bytecode, &fragment_key(part, wheel))?;
+fn known(store: &Store, origin: &Digest, wheel: &Digest) -> Option<Fragment> {
+    let fragment: Fragment = store.record(Table::Bytecode, &fragment_key(origin, wheel))?;
     store.has(&fragment.blob)?;
     Some(fragment)
 }
@@ -138,16 +163,17 @@ fn write_group(
     store: &Store,
     part: &PythonPart,
     plan: &Plan,
-    (group, key): (&[usize], Digest),
+    (group, origin): (&[usize], &Digest),
 ) -> Result<Option<BuiltLayer>, PythonLayerError> {
     let is_shared = *group == plan.shared;
     let title = python::title(part, group, is_shared);
+    let key = layer_key(part, plan, (group, origin));
     let found = find(store, &key).is_some();
     let mut pieces: BTreeMap<String, (usize, u64, u64)> = BTreeMap::new();
     let mut blobs = Vec::new();
     for index in group.iter().filter(|_| !found) {
         let sha256 = &part.distributions[*index].sha256;
-        let fragment = known(store, part, sha256).ok_or(StoreError::Missing(*sha256))?;
+        let fragment = known(store, origin, sha256).ok_or(StoreError::Missing(*sha256))?;
         let mut offset = 0;
         for piece in fragment.files {
             if !plan.lost[*index].contains(&piece.source) {
@@ -193,7 +219,7 @@ fn compile(
     store: &Store,
     part: &PythonPart,
     wanted: &[usize],
-    compiler: &Compiler<'_>,
+    (compiler, origin): (Compiler<'_>, &Digest),
 ) -> Result<(), PythonLayerError> {
     if wanted.is_empty() {
         return Ok(());
@@ -210,7 +236,7 @@ fn compile(
             .to_vec(),
         environment: vec![("PYTHONHASHSEED".to_owned(), "0".to_owned()), ("LC_ALL".to_owned(), "C.UTF-8".to_owned())],
     };
-    let output = compiler(&step).map_err(|failure| PythonLayerError::Bytecode {
+    let output = (compiler.run)(&step).map_err(|failure| PythonLayerError::Bytecode {
         reason: failure.to_string(),
         kind: failure.kind(),
         hints: failure.hints(),
@@ -218,7 +244,7 @@ fn compile(
     if output.code != 0 {
         return Err(broken(format!("`{}` ended with {}: {}", part.executable, output.code, output.last_words())));
     }
-    keep_fragments(store, part, wanted, (&modules, dir))
+    keep_fragments(store, part, wanted, (&modules, dir, origin))
 }
 
 fn broken(reason: String) -> PythonLayerError {
@@ -273,7 +299,7 @@ fn keep_fragments(
     store: &Store,
     part: &PythonPart,
     wanted: &[usize],
-    (modules, dir): (&[Module], &Path),
+    (modules, dir, origin): (&[Module], &Path, &Digest),
 ) -> Result<(), PythonLayerError> {
     let io = |it| failed(store, it);
     // Whoever could write here runs on a base that may be hostile: no link of theirs is followed.
@@ -313,7 +339,7 @@ fn keep_fragments(
             files.push(Piece { source: module.source.clone(), path, size: it.size });
         }
         let (blob, _) = writer.commit()?;
-        let key = fragment_key(part, &part.distributions[*distribution].sha256);
+        let key = fragment_key(origin, &part.distributions[*distribution].sha256);
         store.remember(Table::Bytecode, &key, &Fragment { blob, files })?;
     }
     Ok(())

@@ -129,18 +129,18 @@ pub struct Environment {
 pub fn layers(
     store: &Store,
     part: &PythonPart,
-    compiler: Option<&Compiler<'_>>,
+    compiler: Option<Compiler<'_>>,
     reporter: &SharedReporter,
 ) -> Result<Environment, PythonLayerError> {
-    let plan = plan(store, part)?;
+    let plan = &plan(store, part)?;
     for warning in &plan.warnings {
         reporter.warning(warning);
     }
     let groups = plan.groups();
     // Writing waits for the disk, compiling does not.
     let (python, bytecode) = thread::scope(|scope| {
-        let bytecode = compiler.map(|it| scope.spawn(|| bytecode::layers(store, part, &plan, it)));
-        let python = parallel(groups.len(), |index| write_group(store, part, &plan, &groups[index]));
+        let bytecode = compiler.map(|it| scope.spawn(move || bytecode::layers(store, part, plan, it)));
+        let python = parallel(groups.len(), |index| write_group(store, part, plan, &groups[index]));
         let bytecode = bytecode.map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         (python, bytecode)
     });
@@ -192,12 +192,18 @@ pub fn plan(store: &Store, part: &PythonPart) -> Result<Plan, PythonLayerError> 
     let target = target(part);
     let files = parallel(part.distributions.len(), |index| {
         let wheel = open(store, &part.distributions[index])?;
-        Ok::<_, PythonLayerError>(prints(&wheel, &install(&wheel, &target)?))
+        let unlisted: Vec<String> = wheel.unlisted().map(str::to_owned).collect();
+        Ok::<_, PythonLayerError>((prints(&wheel, &install(&wheel, &target)?), unlisted))
     })?;
+    let (files, unlisted): (Vec<Prints>, Vec<Vec<String>>) = files.into_iter().unzip();
     let (large, shared) = group(&part.distributions.iter().map(|it| it.size).collect::<Vec<_>>());
     let names: Vec<&str> = part.distributions.iter().map(|it| it.name.as_str()).collect();
     let own: Vec<String> = venv::skeleton(&environment(part)).into_keys().collect();
-    let (lost, warnings) = share_out(&names, &files, &own);
+    let (lost, mut warnings) = share_out(&names, &files, &own);
+    for (name, files) in names.iter().zip(&unlisted).filter(|it| !it.1.is_empty()) {
+        let more = if files.len() > 1 { format!(" and {} more", files.len() - 1) } else { String::new() };
+        warnings.push(format!("`{name}` has `{}`{more}, which its RECORD does not name", files[0]));
+    }
     let plan = Plan { large, shared, lost, warnings };
     store.remember(Table::Distributions, &plan_key(part), &plan)?;
     Ok(plan)

@@ -8,8 +8,8 @@ use super::{Distribution, Project, PythonPart};
 use crate::python::source::Git;
 use crate::secret::split_userinfo;
 
-/// The lines, by name: `name==version`, an address where a distribution was asked for by one, directories of the
-/// repository as they were asked for; the indexes that the task named come first. No line has credentials.
+/// The lines, by name: `name==version`, an address where a distribution was asked for by one, directories and
+/// wheels of the repository as they were asked for; the indexes that the task named come first. No line has credentials.
 #[must_use]
 pub fn closure(part: &PythonPart) -> Vec<String> {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
@@ -28,6 +28,9 @@ pub fn closure(part: &PythonPart) -> Vec<String> {
 
 fn distribution(it: &Distribution) -> String {
     let plain = || format!("{}=={}", it.name, it.version);
+    if let Some(path) = &it.path {
+        return format!("./{path}");
+    }
     let Some(from) = &it.built_from else {
         return match &it.url {
             Some(url) if it.direct => format!("{} @ {url}", it.name),

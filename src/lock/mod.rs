@@ -186,6 +186,9 @@ pub struct Distribution {
     /// Present for a wheel built in the sandbox: what it was built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built_from: Option<BuiltFrom>,
+    /// Present for a wheel that lies in the repository: its path from the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// A distribution that the base already has.

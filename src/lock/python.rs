@@ -35,7 +35,7 @@ use builds::Builds;
 use torch::{backends, resolve_torch};
 
 /// Names how resolutions are remembered.
-const MEMORY: u32 = 2;
+const MEMORY: u32 = 3;
 
 /// What the environment is made for.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +82,17 @@ pub enum PythonError {
     /// What has no wheel, and no sandbox to build it in.
     #[error("`{0}` must be built from source, and there is no sandbox for that")]
     Unbuilt(String),
+    /// A wheel of the repository that is none.
+    #[error("`{0}` of the repository cannot be read as a wheel")]
+    Unread(String),
+    /// A wheel that nobody asked for.
+    #[error("`{file}` has digest {found}, which is none that is asked for")]
+    Hash {
+        /// Its file name.
+        file: String,
+        /// Its digest.
+        found: Digest,
+    },
     /// Downloads or files in between.
     #[error("cannot prepare downloads")]
     Runtime(#[source] std::io::Error),
@@ -95,6 +106,7 @@ impl Explain for PythonError {
             Self::Fetch(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Libc(_) | Self::Unbuilt(_) => Kind::Unsatisfiable,
+            Self::Hash { .. } | Self::Unread(_) => Kind::Input,
             Self::Runtime(error) => Kind::of_io(error),
         }
     }
@@ -107,7 +119,13 @@ impl Explain for PythonError {
             Self::Store(error) => error.hints(),
             Self::Libc(_) => vec!["Choose a base with glibc or musl (--docker).".to_owned()],
             Self::Unbuilt(_) => vec!["Ask for a release that has a wheel.".to_owned()],
-            Self::Runtime(_) => Vec::new(),
+            Self::Hash { .. } => {
+                vec![
+                    "If the release was made anew, put its digest into the requirement (--hash) or lock file."
+                        .to_owned(),
+                ]
+            }
+            Self::Unread(_) | Self::Runtime(_) => Vec::new(),
         }
     }
 }
@@ -168,7 +186,7 @@ pub fn resolve_building(
         base_distributions: Vec::new(),
         projects: Vec::new(),
     };
-    if gathered.requirements.is_empty() && gathered.builds.is_empty() {
+    if gathered.requirements.is_empty() && gathered.builds.is_empty() && gathered.wheels.is_empty() {
         return Ok((part, None));
     }
     let key = memory_key(ground, gathered, indexes, torch);
@@ -203,10 +221,14 @@ fn resolve_anew(
     reporter.started("resolve", "Python requirements");
     let installed = if ground.isolated { &[][..] } else { ground.installed };
     let links = store.scratch()?;
-    let mut builds = Builds { store, building, links: links.path(), built: Vec::new() };
+    let hashes = gathered.hashes.clone();
+    let mut builds = Builds { store, building, links: links.path(), built: Vec::new(), hashes };
     let mut requirements = gathered.requirements.clone();
     for asked in &gathered.builds {
         requirements.push(builds.named(asked)?);
+    }
+    for wheel in &gathered.wheels {
+        requirements.push(builds.here(wheel)?);
     }
     let backends = backends(gathered, torch, installed);
     let resolution = loop {
@@ -219,7 +241,8 @@ fn resolve_anew(
             base: installed,
             indexes,
             links: Some(links.path()),
-            no_deps: false,
+            no_deps: gathered.exact,
+            hashes: &builds.hashes,
             source: None,
             torch: None,
         };
@@ -231,6 +254,11 @@ fn resolve_anew(
     let mut distributions = pin(store, indexes, &resolution.wheels, reporter)?;
     for it in &mut distributions {
         it.built_from = builds.origin(&it.sha256);
+        let of_repository = gathered.wheels.iter().find(|wheel| wheel.digest == Some(it.sha256));
+        it.path = of_repository.map(|it| it.path.clone());
+        if builds.hashes.get(&it.name).is_some_and(|allowed| !allowed.contains(&it.sha256)) {
+            return Err(PythonError::Hash { file: it.file.clone(), found: it.sha256 }.into());
+        }
     }
     let base: Vec<BaseDistribution> = resolution.base.iter().map(base_distribution).collect();
     let outcome = format!("{} distributions, {} of the base", distributions.len(), base.len());
@@ -286,6 +314,7 @@ fn pin(
             url,
             direct: false,
             built_from: None,
+            path: None,
         });
     }
     distributions.sort_by(|a, b| a.name.cmp(&b.name));
@@ -312,6 +341,9 @@ fn memory_key(ground: &Ground<'_>, gathered: &Gathered, indexes: &Indexes, torch
     list(&gathered.constraints);
     list(&gathered.builds.iter().map(|it| Digest::of(it.reveal()).to_string()).collect::<Vec<_>>());
     list(&indexes.fingerprint());
+    list(&gathered.wheels.iter().map(|it| format!("{it:?}")).collect::<Vec<_>>());
+    list(&gathered.hashes.iter().map(|it| format!("{it:?}")).collect::<Vec<_>>());
+    list(&[gathered.exact.to_string()]);
     if !ground.isolated {
         let installed = ground.installed.iter();
         list(

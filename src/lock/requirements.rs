@@ -3,16 +3,23 @@
 //! The original agent's rules: the task's list counts when it has anything; else every `requirements.txt` from the
 //! repository's root down to the script's directory. `-i`, `-f` and `--no-index` are ignored, `--extra-index-url` is not;
 //! what is no requirement is a directory. Here a directory must be in the repository, and what needs a build (a git
-//! address, an sdist) is set apart.
+//! address, an sdist) is set apart; a lock file of the repository counts before its lists ([`lockfile`]), digests of
+//! files (`--hash`) count, and `${NAME}` is what the task's container arguments say.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Explain, Kind};
-use crate::python::name::normalise;
+use crate::python::lockfile::{LockfileError, Place as Target};
+use crate::python::name::{WheelName, normalise};
+use crate::python::resolve::Hashes;
 use crate::secret::{Secret, mask_userinfo, strip_userinfo};
+
+mod lockfile;
+
 use crate::task::Requirements;
+pub use lockfile::Manager;
 
 /// Most files that may include each other.
 const MAX_DEPTH: usize = 16;
@@ -31,8 +38,16 @@ pub struct Sources<'a> {
     pub original: bool,
     /// The text of a file of the repository.
     pub file: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether the repository has a file.
+    pub has: &'a dyn Fn(&str) -> bool,
     /// Whether the repository has a directory.
     pub is_dir: &'a dyn Fn(&str) -> bool,
+    /// Which program the repository's packages are managed with, where the configuration says.
+    pub manager: Option<Manager>,
+    /// What markers of lock files are decided for.
+    pub target: Option<&'a Target>,
+    /// The value of `${NAME}`.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl std::fmt::Debug for Sources<'_> {
@@ -54,11 +69,30 @@ pub struct Gathered {
     pub projects: Vec<ProjectRequest>,
     /// What must be built before it can be installed: git addresses and sdists, as asked.
     pub builds: Vec<Secret>,
+    /// Wheels that lie in the repository.
+    pub wheels: Vec<WheelRequest>,
+    /// The digests that files of a distribution may have, by normalised name; all where it is not here.
+    pub hashes: Hashes,
+    /// Whether what was found is all there is to install: nothing is added for what it needs.
+    pub exact: bool,
     /// What people should know.
     pub notes: Vec<String>,
 }
 
 pub use crate::python::project::ProjectRequest;
+
+/// A wheel of the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WheelRequest {
+    /// Its path from the repository's root.
+    pub path: String,
+    /// Extras and marker, as they stand in a requirement: `[fast]`, ` ; python_version > "3"`.
+    pub extras: String,
+    /// The marker.
+    pub marker: String,
+    /// Its digest, once it is in the store.
+    pub digest: Option<Digest>,
+}
 
 /// Why requirements cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +116,39 @@ pub enum RequirementsError {
     /// Files that include each other.
     #[error("{0} includes itself")]
     Circle(String),
+    /// A variable without a value.
+    #[error("`${{{name}}}` in {place} has no value")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Where it stands.
+        place: String,
+    },
+    /// A digest that is not compared.
+    #[error("`--hash={hash}` in {place} is not one of sha256")]
+    Hash {
+        /// The digest.
+        hash: String,
+        /// Where it stands.
+        place: String,
+    },
+    /// A lock file that cannot be followed.
+    #[error("cannot follow {place}")]
+    Lockfile {
+        /// Where it lies.
+        place: String,
+        /// Why.
+        #[source]
+        source: LockfileError,
+    },
+    /// A lock file that names what is not in the repository.
+    #[error("{place} names `{path}`, which is not in the repository")]
+    Outside {
+        /// Where it lies.
+        place: String,
+        /// What it names.
+        path: String,
+    },
 }
 
 impl Explain for RequirementsError {
@@ -97,6 +164,12 @@ impl Explain for RequirementsError {
                         .to_owned(),
                 ]
             }
+            Self::Variable { name, .. } => vec![format!(
+                "Name it in the task's container arguments (-e {name}=…) or in agent.extra_docker_arguments."
+            )],
+            Self::Hash { .. } => vec!["Write the digest as --hash=sha256:… (pip hash prints it).".to_owned()],
+            Self::Lockfile { source, .. } => source.hints(),
+            Self::Outside { .. } => vec!["Commit it, or record it with the uncommitted changes.".to_owned()],
             Self::File { .. } | Self::Circle(_) => Vec::new(),
         }
     }
@@ -108,15 +181,26 @@ impl Explain for RequirementsError {
 /// [`RequirementsError`]
 pub fn gather(sources: &Sources<'_>) -> Result<Gathered, RequirementsError> {
     let mut gathered = Gathered::default();
-    if let Some(text) = recorded(sources.task, sources.repository_first, sources.original) {
+    let recorded = recorded(sources.task, sources.repository_first, sources.original);
+    // A lock file counts before lists of the repository, unless the configuration says pip; before the task's own only
+    // where the configuration names its program.
+    let pip = sources.manager == Some(Manager::Pip);
+    let first = sources.manager.map_or(recorded.is_none(), |it| it != Manager::Pip);
+    if first && gathered.lockfile(sources)? {
+        return Ok(gathered);
+    }
+    if let Some(text) = recorded {
         gathered.read(sources, &Place { name: "the task's requirements".to_owned(), dir: String::new() }, text, 0)?;
         return Ok(gathered);
     }
-    for path in repository_files(sources) {
+    for path in directories(sources).iter().map(|it| beside(it, "requirements.txt")) {
         if let Some(text) = (sources.file)(&path) {
             let dir = path.rsplit_once('/').map_or("", |it| it.0).to_owned();
             gathered.read(sources, &Place { name: format!("`{path}`"), dir }, &text, 0)?;
         }
+    }
+    if pip && gathered == Gathered::default() && gathered.lockfile(sources)? {
+        return Ok(gathered);
     }
     if gathered == Gathered::default() {
         gathered.notes.push("neither the task nor its repository names Python requirements".to_owned());
@@ -125,24 +209,27 @@ pub fn gather(sources: &Sources<'_>) -> Result<Gathered, RequirementsError> {
 }
 
 /// The task's own text that counts; none where the repository's files do.
-pub(super) fn recorded(task: &Requirements, repository_first: bool, original: bool) -> Option<&String> {
+pub(crate) fn recorded(task: &Requirements, repository_first: bool, original: bool) -> Option<&String> {
     let has_text = |it: &&String| !it.trim().is_empty();
     let pinned = task.pip.as_ref().filter(has_text);
     let original = task.org_pip.as_ref().filter(has_text).filter(|_| original);
     original.or(pinned).filter(|_| !repository_first)
 }
 
-/// `requirements.txt` of every directory from the root down to the script's.
-fn repository_files(sources: &Sources<'_>) -> Vec<String> {
+/// The directories from the root down to the script's.
+fn directories(sources: &Sources<'_>) -> Vec<String> {
     let script = Path::new(sources.working_dir).join(sources.entry_point);
     let script = script.parent().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut dir = String::new();
-    let mut files = vec!["requirements.txt".to_owned()];
+    let mut dirs = vec![String::new()];
     for part in script.split('/').filter(|it| !it.is_empty() && *it != ".") {
-        dir = if dir.is_empty() { part.to_owned() } else { format!("{dir}/{part}") };
-        files.push(format!("{dir}/requirements.txt"));
+        dirs.extend(dirs.last().map(|it| beside(it, part)));
     }
-    files
+    dirs
+}
+
+/// A file of a directory of the repository.
+fn beside(dir: &str, file: &str) -> String {
+    if dir.is_empty() { file.to_owned() } else { format!("{dir}/{file}") }
 }
 
 /// Where a text stands: for messages, and for what it names relative to itself.
@@ -166,13 +253,18 @@ impl Gathered {
         hasher.field("gathered 1");
         let secrets = |list: &[Secret]| list.iter().map(|it| it.reveal().to_owned()).collect();
         let projects = self.projects.iter().map(|it| format!("{it:?}")).collect();
-        let lists: [Vec<String>; 5] = [
+        let wheels = self.wheels.iter().map(|it| format!("{it:?}")).collect();
+        let hashes = self.hashes.iter().map(|it| format!("{it:?}")).collect();
+        let lists: [Vec<String>; 7] = [
             self.requirements.clone(),
             self.constraints.clone(),
             secrets(&self.indexes),
             secrets(&self.builds),
             projects,
+            wheels,
+            hashes,
         ];
+        hasher.field(if self.exact { "exact" } else { "" });
         for list in lists {
             let list: BTreeSet<String> = list.iter().map(|it| strip_userinfo(it)).collect();
             hasher.field((list.len() as u64).to_le_bytes());
@@ -219,10 +311,17 @@ impl Gathered {
         for line in logical_lines(text) {
             if let Some((option, value)) = option(&line) {
                 self.option(sources, place, (&option, &value), (role, depth))?;
-            } else if role == Role::Constraint {
-                self.constraints.push(without_hashes(&line));
             } else {
-                self.requirement(sources, place, &line)?;
+                let line = expanded(sources, place, &line)?;
+                let (line, hashes) = apart(&line, place)?;
+                if !hashes.is_empty() {
+                    self.hashes.entry(normalise(name_of(&line))).or_default().extend(hashes);
+                }
+                if role == Role::Constraint {
+                    self.constraints.push(line);
+                } else {
+                    self.requirement(sources, place, &line)?;
+                }
             }
         }
         Ok(())
@@ -246,9 +345,9 @@ impl Gathered {
                 let dir = path.rsplit_once('/').map_or("", |it| it.0).to_owned();
                 self.read_as(sources, &Place { name: format!("`{path}`"), dir }, &text, (role, depth + 1))
             }
-            "-e" | "--editable" => self.editable(sources, place, value),
+            "-e" | "--editable" => self.editable(sources, place, &expanded(sources, place, value)?),
             "--extra-index-url" => {
-                self.indexes.push(Secret::new(value));
+                self.indexes.push(Secret::new(expanded(sources, place, value)?));
                 Ok(())
             }
             _ => {
@@ -273,9 +372,12 @@ impl Gathered {
     }
 
     fn requirement(&mut self, sources: &Sources<'_>, place: &Place, line: &str) -> Result<(), RequirementsError> {
-        let line = without_hashes(line);
-        if is_vcs(&line) {
+        if is_vcs(line) {
             self.builds.push(Secret::new(line));
+            return Ok(());
+        }
+        if let Some(wheel) = wheel(sources, place, line) {
+            self.wheels.push(wheel);
             return Ok(());
         }
         if let Some((name, address)) = line.split_once('@').map(|(name, rest)| (name.trim(), rest.trim()))
@@ -289,29 +391,29 @@ impl Gathered {
                     .push(format!("`{name}` was installed from a file of another machine: it is taken from the index"));
                 self.requirements.push(name.to_owned());
             } else {
-                self.requirements.push(line);
+                self.requirements.push(line.to_owned());
             }
             return Ok(());
         }
-        if is_address(&line) {
-            if is_wheel(&line) {
-                self.requirements.push(line);
+        if is_address(line) {
+            if is_wheel(line) {
+                self.requirements.push(line.to_owned());
             } else {
                 self.builds.push(Secret::new(line));
             }
             return Ok(());
         }
-        let normal = with_normal_spaces(&line);
+        let normal = with_normal_spaces(line);
         if normal.parse::<pep508_rs::Requirement<pep508_rs::VerbatimUrl>>().is_ok() && !line.starts_with('.') {
             self.requirements.push(normal);
             return Ok(());
         }
-        match project(sources, place, &line) {
+        match project(sources, place, line) {
             Some(project) => {
                 self.projects.push(project);
                 Ok(())
             }
-            None => Err(unreadable(place, &line)),
+            None => Err(unreadable(place, line)),
         }
     }
 }
@@ -362,9 +464,55 @@ fn option(line: &str) -> Option<(String, String)> {
     Some((line[..end].to_owned(), value.to_owned()))
 }
 
-/// A requirement without `--hash=…` and other options of its own.
-fn without_hashes(line: &str) -> String {
-    line.find(" --").map_or(line, |at| &line[..at]).trim().to_owned()
+/// A requirement and its digests (`--hash=sha256:…`); other options of its own do not count.
+fn apart(line: &str, place: &Place) -> Result<(String, Vec<Digest>), RequirementsError> {
+    let Some(at) = line.find(" --") else { return Ok((line.trim().to_owned(), Vec::new())) };
+    let mut digests = Vec::new();
+    let mut words = line[at..].split([' ', '\t', '=']).filter(|it| !it.is_empty());
+    while let Some(word) = words.next() {
+        if word != "--hash" {
+            continue;
+        }
+        let hash = words.next().unwrap_or_default();
+        let wrong = || RequirementsError::Hash { hash: hash.to_owned(), place: place.name.clone() };
+        let digest = hash.strip_prefix("sha256:").and_then(|it| Digest::from_hex(it).ok());
+        digests.push(digest.ok_or_else(wrong)?);
+    }
+    Ok((line[..at].trim().to_owned(), digests))
+}
+
+/// The name that a requirement begins with; of a wheel's path or address, the wheel's.
+fn name_of(line: &str) -> &str {
+    let first = line.split([' ', ';', '#', '?']).next().unwrap_or_default();
+    let line = if first.ends_with(".whl") { first.rsplit('/').next().unwrap_or(first) } else { line };
+    let end = if line.ends_with(".whl") {
+        line.find('-')
+    } else {
+        line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
+    };
+    &line[..end.unwrap_or(line.len())]
+}
+
+/// A text in which every `${NAME}` is replaced, as pip does it.
+fn expanded(sources: &Sources<'_>, place: &Place, text: &str) -> Result<String, RequirementsError> {
+    let mut whole = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (head, tail) = (&rest[..at], &rest[at + 2..]);
+        let name = tail.split('}').next().filter(|it| it.len() < tail.len()).unwrap_or_default();
+        let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        whole.push_str(head);
+        if name.is_empty() || !name.chars().all(is_name) {
+            whole.push_str("${");
+            rest = tail;
+            continue;
+        }
+        let missing = || RequirementsError::Variable { name: name.to_owned(), place: place.name.clone() };
+        whole.push_str(&(sources.variable)(name).ok_or_else(missing)?);
+        rest = &tail[name.len() + 1..];
+    }
+    whole.push_str(rest);
+    Ok(whole)
 }
 
 /// `numpy == 1.0` as the SDK records it, `numpy==1.0`.
@@ -387,6 +535,27 @@ fn is_wheel(address: &str) -> bool {
 fn is_name(text: &str) -> bool {
     let name = text.split('[').next().unwrap_or_default().trim();
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// A wheel of the repository that a line names: `wheels/x-1.0-py3-none-any.whl`, `x[fast] @ file:wheels/…`.
+fn wheel(sources: &Sources<'_>, place: &Place, line: &str) -> Option<WheelRequest> {
+    let (line, marker) = line.split_once(';').map_or((line, ""), |(line, marker)| (line.trim(), marker.trim()));
+    let (head, path) = match line.split_once('@') {
+        Some((head, path)) if is_name(head.trim()) => (head.trim(), path.trim()),
+        _ => ("", line),
+    };
+    let path = path.strip_prefix("file:").map_or(path, |it| it.trim_start_matches("//"));
+    let (path, behind) = match path.strip_suffix(']').and_then(|it| it.rsplit_once('[')) {
+        Some((path, names)) => (path, format!("[{names}]")),
+        None => (path, String::new()),
+    };
+    if is_address(path) || WheelName::parse(path.rsplit('/').next()?).is_none() {
+        return None;
+    }
+    let candidates = [join(&place.dir, path), join("", path), join(sources.working_dir, path)];
+    let path = candidates.into_iter().flatten().find(|it| (sources.has)(it))?;
+    let extras = head.find('[').map_or(behind, |at| head[at..].to_owned());
+    Some(WheelRequest { path, extras, marker: marker.to_owned(), digest: None })
 }
 
 /// A directory of the repository that a line names, with its extras.
@@ -428,90 +597,4 @@ fn join(dir: &str, path: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    fn run(pip: Option<&str>, files: &[(&str, &str)], repository_first: bool) -> Result<Gathered, RequirementsError> {
-        let files: BTreeMap<String, String> = files.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        let task = Requirements { pip: pip.map(str::to_owned), ..Requirements::default() };
-        gather(&Sources {
-            task: &task,
-            working_dir: "src",
-            entry_point: "train.py",
-            repository_first,
-            original: false,
-            file: &|path| files.get(path).cloned(),
-            is_dir: &|path| files.keys().any(|it| it.starts_with(&format!("{path}/"))),
-        })
-    }
-
-    #[test]
-    fn a_recorded_list_is_read_as_the_sdk_writes_it() {
-        let text = "# Python 3.11.2 (main)\n\nnumpy == 1.26.4\npandas[performance]>=2 ; python_version >= '3.9'  # why\n\
-                    # scipy == 1.0\n--extra-index-url https://u:p@h.example/whl\n-f https://x.example\n\
-                    foo==1.0 --hash=sha256:00 \\\n  --hash=sha256:11\nhttps://h.example/a-1-py3-none-any.whl\n";
-        let gathered = run(Some(text), &[], false).unwrap();
-        assert_eq!(
-            gathered.requirements,
-            [
-                "numpy == 1.26.4",
-                "pandas[performance]>=2 ; python_version >= '3.9'",
-                "foo==1.0",
-                "https://h.example/a-1-py3-none-any.whl"
-            ]
-        );
-        assert_eq!(gathered.indexes[0].reveal(), "https://u:p@h.example/whl");
-        assert_eq!(gathered.notes, ["`-f` in the task's requirements is ignored"]);
-    }
-
-    #[test]
-    fn without_a_list_the_repositorys_files_count_from_the_root_down() {
-        let files = [
-            ("requirements.txt", "-r deep/more.txt\nnumpy\n"),
-            ("deep/more.txt", "-c limits.txt\nscipy\n"),
-            ("deep/limits.txt", "scipy<2\n"),
-            ("src/requirements.txt", "pandas\n"),
-        ];
-        for pip in [None, Some(" \n")] {
-            let gathered = run(pip, &files, false).unwrap();
-            assert_eq!(gathered.requirements, ["scipy", "numpy", "pandas"]);
-            assert_eq!(gathered.constraints, ["scipy<2"]);
-        }
-        assert_eq!(run(Some("six"), &files, false).unwrap().requirements, ["six"]);
-        assert_eq!(run(Some("six"), &files, true).unwrap().requirements.len(), 3);
-        assert_eq!(run(Some("# nothing"), &files, false).unwrap().requirements.len(), 0);
-    }
-
-    #[test]
-    fn directories_and_what_needs_a_build_are_set_apart() {
-        let files = [("setup.py", ""), ("lib/pyproject.toml", "")];
-        let text = "-e .\n./lib[fast, Slow]\n-e git+https://h.example/x.git@abc#egg=x\ny @ git+ssh://git@h.example/y\n\
-                    z @ https://h.example/z-1.tar.gz\nold @ file:///home/jo/old-1.whl\n";
-        let gathered = run(Some(text), &files, false).unwrap();
-        assert_eq!(
-            gathered.projects,
-            [
-                ProjectRequest { path: String::new(), editable: true, extras: vec![] },
-                ProjectRequest {
-                    path: "lib".to_owned(),
-                    editable: false,
-                    extras: vec!["fast".to_owned(), "slow".to_owned()]
-                },
-            ]
-        );
-        assert_eq!(gathered.builds.len(), 3);
-        assert_eq!(gathered.requirements, ["old"]);
-    }
-
-    #[test]
-    fn what_is_nothing_is_named() {
-        let error = run(Some("../outside\n"), &[("setup.py", "")], false).unwrap_err();
-        assert!(error.to_string().contains("`../outside` in the task's requirements"), "{error}");
-        let error = run(Some("-r missing.txt\n"), &[], false).unwrap_err();
-        assert!(error.to_string().contains("`missing.txt`"), "{error}");
-        let error = run(Some("-r a.txt\n"), &[("a.txt", "-r a.txt\n")], false).unwrap_err();
-        assert!(matches!(error, RequirementsError::Circle(_)), "{error}");
-    }
-}
+mod tests;

@@ -153,6 +153,7 @@ fn distribution(it: ToolWheel) -> Distribution {
         url: it.url,
         direct: false,
         built_from: None,
+        path: None,
     }
 }
 

@@ -49,5 +49,6 @@ fn uncached(shop: &Workshop, lock: &Lock, base: &Base) -> Option<LayerKind> {
             return Some(LayerKind::Setup);
         }
     }
-    (lock.bytecode && bytecode::is_missing(store, &lock.python)).then_some(LayerKind::Bytecode)
+    let ground = ground::of_interpreter(lock, base);
+    (lock.bytecode && bytecode::is_missing(store, &lock.python, &ground)).then_some(LayerKind::Bytecode)
 }

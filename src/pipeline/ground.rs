@@ -7,7 +7,7 @@ use crate::base::Base;
 use crate::digest::{Digest, Hasher};
 use crate::error::Failure;
 use crate::layer::{BuiltLayer, LayerKind, setup, system};
-use crate::lock::{BasePart, SetupPart, SystemPart};
+use crate::lock::{BasePart, Lock, SetupPart, SystemPart};
 use crate::oci::chain_id;
 use crate::sandbox::LayerBlob;
 
@@ -70,6 +70,22 @@ impl Ground<'_> {
         }
         hasher.finish()
     }
+}
+
+/// Whether the interpreter is of the system packages and not the base's. What a setup script left is none of its
+/// business.
+pub(super) fn brings_interpreter(lock: &Lock) -> bool {
+    lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest)
+}
+
+/// Names the layers that a lock's interpreter runs on when it makes bytecode.
+pub(super) fn of_interpreter(lock: &Lock, base: &Base) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("interpreter").field(base.chain_id().bytes());
+    if let Some(system) = lock.system.as_ref().filter(|_| brings_interpreter(lock)) {
+        hasher.field(system::system_key(&lock.base, system).bytes());
+    }
+    hasher.finish()
 }
 
 /// The chain id of a base with layers of ours on top.

@@ -11,7 +11,7 @@ use crate::layer::python::Environment;
 use crate::layer::{BuiltLayer, LayerKind, bytecode, code, entrypoint, python};
 use crate::lock::Lock;
 use crate::lock::python::must_rebuild;
-use crate::sandbox::{Changes, Output, Sandbox, Step};
+use crate::sandbox::{Output, Sandbox};
 
 /// Builds or finds every layer of a lock, bottom first.
 pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<BuiltLayer>, Failure> {
@@ -21,9 +21,9 @@ pub(super) fn build(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Vec<Bui
         let ground = scope.spawn(move || stands.build(shop));
         let code = scope.spawn(|| code_layer(shop, lock, base));
         let entrypoint = scope.spawn(|| entrypoint_layers(shop, lock));
-        let wheels = super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture);
-        // The interpreter is the base's, or of the system packages; what the setup script left is none of its business.
-        let brought = lock.system.iter().flat_map(|it| &it.packages).any(|it| it.sha256 == lock.python.digest);
+        let wheels = super::packages::wheels_of_repository(shop, lock)
+            .and_then(|()| super::packages::fetch(shop, &lock.python, &lock.base.platform.architecture));
+        let brought = ground::brings_interpreter(lock);
         let (mut layers, python) = if brought || must_rebuild(&shop.around.store, &lock.python) {
             let layers = join(ground)?;
             wheels?;
@@ -83,8 +83,9 @@ pub(super) fn told(
 fn python_layers(shop: &Workshop, lock: &Lock, base: &Base, below: &[&BuiltLayer]) -> Result<Environment, Failure> {
     let reporter = &shop.around.reporter;
     reporter.started("layer python", "python");
-    let compiler = |step: &bytecode::Step<'_>| compile(shop, base, below, step);
-    let compiler: Option<&bytecode::Compiler<'_>> = lock.bytecode.then_some(&compiler);
+    let run = |step: &bytecode::Step<'_>| compile(shop, base, below, step);
+    let compiler =
+        lock.bytecode.then_some(bytecode::Compiler { ground: ground::of_interpreter(lock, base), run: &run });
     let layers = python::layers(&shop.around.store, &lock.python, compiler, reporter)
         .during(|| "cannot build layer `python`".to_owned())?;
     let cached = layers.large.iter().chain(&layers.shared).all(|it| it.cached);
@@ -99,11 +100,7 @@ fn compile(shop: &Workshop, base: &Base, below: &[&BuiltLayer], step: &bytecode:
     let mut layers = base::blobs(shop, base)?;
     layers.extend(below.iter().map(|it| ground::blob(it)));
     let sandbox = Sandbox::open(store, &layers, &*shop.around.reporter)?;
-    let arguments: Vec<&str> = step.arguments.iter().map(String::as_str).collect();
-    let mut inside = Step::new("python bytecode", &arguments).bind(step.directory, bytecode::MOUNT, true);
-    inside.env = step.environment.iter().cloned().collect();
-    inside.changes = Changes::Dropped;
-    Ok(sandbox.run(&inside, &*shop.around.reporter)?)
+    bytecode::run_in(&sandbox, step, &shop.around.reporter)
 }
 
 fn code_layer(shop: &Workshop, lock: &Lock, base: &Base) -> Result<Option<BuiltLayer>, Failure> {

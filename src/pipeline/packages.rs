@@ -1,17 +1,22 @@
 //! Interpreter, system packages and distributions: what a base lacks of what a task needs.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::Base;
+use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
+use crate::git::Checkout;
 use crate::lock::python::{self, Building, Ground, Memory, Torch};
-use crate::lock::requirements::{self, Gathered};
+use crate::lock::requirements::{self, Gathered, Manager};
 use crate::lock::system::{Ask, InterpreterNeed, SystemRequest, SystemResolution, known};
 use crate::lock::{Asked, BaseDistribution, Lock, PythonPart, SetupPart, SystemPart, Tool};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::{Inspection, Installed, Interpreter};
+use crate::python::lockfile::Place;
 use crate::python::project::is_for;
+use crate::secret::Secret;
 use crate::task::Task;
 
 use super::builds::Site;
@@ -50,12 +55,16 @@ impl Explain for NoLibc {
 }
 
 /// Which requirements count, and where PyTorch comes from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     /// Whether the repository's files count even where the task has a list.
     pub repository_first: bool,
     /// Whether the user's list counts rather than the pinned one of a run.
     pub original: bool,
+    /// The program whose lock file counts.
+    pub manager: Option<Manager>,
+    /// What `${NAME}` in requirements stands for.
+    pub variables: BTreeMap<String, Secret>,
 }
 
 /// Chooses the interpreter, solves system packages and resolves distributions, save what stands.
@@ -66,26 +75,20 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
     let setup = SetupPart::of(task);
     let mut stands = earlier.filter(|it| standing.interpreter && may_stand(it, below, setup.as_ref()));
     let mut gathered = None;
-    if !(standing.requirements && below.code.stands && stands.is_some()) {
-        let found = gather(shop, task, wishes, below.code)?;
+    if let Some(lock) = stands.filter(|_| !(standing.requirements && below.code.stands)) {
+        let found = gather(shop, task, wishes, (below, &lock.python.version))?;
         let as_then = |it: &Asked| it.gathered.contains(&found.digest());
         stands = stands.filter(|it| it.asked.as_ref().is_some_and(as_then));
-        found.notes.iter().for_each(|it| reporter.note(it));
         gathered = Some(found);
     }
     if let Some(lock) = stands {
         let system = if standing.system { lock.system.clone() } else { solve(shop, wishes, below, None)?.part };
         asked.stood(lock.asked.as_ref());
         asked.pinned_by(&lock.python, gathered.as_ref());
+        gathered.iter().flat_map(|it| &it.notes).for_each(|it| reporter.note(it));
         return Ok(Packages { uv: lock.uv.clone(), python: lock.python.clone(), system, asked });
     }
-    let found = gathered.map_or_else(|| gather(shop, task, wishes, below.code), Ok)?;
-    let mut gathered = found.clone();
-    if let Some(lock) = earlier.filter(|_| !below.floor.same) {
-        let own = task.script.requirements.org_pip.as_deref().unwrap_or_default();
-        loosen(&mut gathered.requirements, &lock.python.base_distributions, own);
-    }
-    let mut packages = resolve(shop, task, wishes, below, gathered)?;
+    let (mut packages, found) = resolve(shop, task, wishes, below)?;
     asked.pinned_by(&packages.python, Some(&found));
     packages.asked = asked;
     Ok(packages)
@@ -114,16 +117,18 @@ fn may_stand(earlier: &Lock, below: &Below<'_>, setup: Option<&SetupPart>) -> bo
         && (part.projects.is_empty() || below.code.stands)
 }
 
+/// Resolves anew, and tells what was gathered for it.
 fn resolve(
     shop: &Workshop,
     task: &Task,
     wishes: &Wishes<'_>,
     below: &Below<'_>,
-    mut gathered: Gathered,
-) -> Result<Packages, Failure> {
+) -> Result<(Packages, Gathered), Failure> {
     let (part, base, looked) = (&below.floor.part, below.floor.base(shop)?, below.floor.looked(shop)?);
     let libc = looked.libc.clone().ok_or(NoLibc)?;
     let chosen = choose(shop, task, wishes, looked);
+    // Mistakes are told before system packages are solved, where the interpreter is known before that.
+    let early = chosen.map(|it| gather(shop, task, wishes, (below, &it.0.version))).transpose()?;
     let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
     let earlier = below.earlier.lock.as_ref().filter(|_| below.floor.standing.system);
     let known = earlier.and_then(|it| known(it.system.as_ref(), need.as_ref()));
@@ -141,6 +146,16 @@ fn resolve(
         (None, Some(brought)) => (brought, &[][..]),
         (None, None) => return Err(NoLibc.into()),
     };
+    let found = match early {
+        Some(found) => found,
+        None => gather(shop, task, wishes, (below, &interpreter.version))?,
+    };
+    found.notes.iter().for_each(|it| shop.around.reporter.note(it));
+    let mut gathered = found.clone();
+    if let Some(lock) = below.earlier.lock.as_ref().filter(|_| !below.floor.same) {
+        let own = task.script.requirements.org_pip.as_deref().unwrap_or_default();
+        loosen(&mut gathered.requirements, &lock.python.base_distributions, own);
+    }
     let ground = Ground {
         interpreter,
         libc: &libc,
@@ -156,7 +171,9 @@ fn resolve(
     let site = Site { ground: stands, interpreter, libc: &libc, indexes: &indexes, constraints: &constraints };
     let checkout = below.code.checkout(&shop.sources())?;
     let (projects, requires) = projects::describe(shop, &site, checkout, &gathered.projects)?;
-    gathered.requirements.extend(requires);
+    if !gathered.exact {
+        gathered.requirements.extend(requires);
+    }
     gathered.requirements.retain(|line| projects.iter().all(|it| !is_for(line, &it.name)));
     let memory = Memory { now: now(), max_age: shop.max_age.as_secs() };
     let torch = torch(base);
@@ -166,7 +183,7 @@ fn resolve(
     };
     let (mut python, uv) = site.with(shop, resolve).during(|| "cannot resolve Python requirements".to_owned())?;
     python.projects = projects;
-    Ok(Packages { uv, python, system: system.part, asked: below.earlier.asked.clone() })
+    Ok((Packages { uv, python, system: system.part, asked: below.earlier.asked.clone() }, found))
 }
 
 /// Seconds since the epoch: how old an answer is. Nothing of it enters a lock.
@@ -199,12 +216,20 @@ pub(super) fn fetch_with(
 }
 
 /// Gathers; the repository's files are had where the task's own text does not say all.
-fn gather(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, code: &Code) -> Result<Gathered, Failure> {
-    let script = &task.script;
+fn gather(
+    shop: &Workshop,
+    task: &Task,
+    wishes: &Wishes<'_>,
+    (below, python): (&Below<'_>, &str),
+) -> Result<Gathered, Failure> {
+    let (script, code) = (&task.script, below.code);
     let failed: RefCell<Option<Failure>> = RefCell::new(None);
     let checkout = || code.checkout(&shop.sources()).map_err(|it| *failed.borrow_mut() = Some(it)).ok();
     let file = |path: &str| checkout()?.text(path).ok().flatten();
+    let has = |path: &str| checkout().is_some_and(|it| it.get(path).is_some());
     let is_dir = |path: &str| path.is_empty() || checkout().is_some_and(|it| it.is_dir(path));
+    let variable = |name: &str| wishes.requirements.variables.get(name).map(|it| it.reveal().to_owned());
+    let target = Place::new(python, &below.floor.part.platform.architecture);
     let sources = requirements::Sources {
         task: &script.requirements,
         working_dir: script.working_dir.trim_matches('/'),
@@ -212,12 +237,60 @@ fn gather(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, code: &Code) -> Res
         repository_first: wishes.requirements.repository_first,
         original: wishes.requirements.original,
         file: &file,
+        has: &has,
         is_dir: &is_dir,
+        manager: wishes.requirements.manager,
+        target: target.as_ref(),
+        variable: &variable,
     };
     let gathered = requirements::gather(&sources);
-    match failed.take() {
-        Some(failure) => Err(failure),
-        None => gathered.during(|| "cannot read the task's requirements".to_owned()),
+    if let Some(failure) = failed.take() {
+        return Err(failure);
+    }
+    let step = || "cannot read the task's requirements".to_owned();
+    let mut gathered = gathered.during(step)?;
+    for wheel in &mut gathered.wheels {
+        wheel.digest = keep_wheel(shop, code.checkout(&shop.sources())?, &wheel.path).during(step)?;
+    }
+    Ok(gathered)
+}
+
+/// A wheel of the repository, in the store; `None` where there is none.
+fn keep_wheel(shop: &Workshop, checkout: &Checkout, path: &str) -> Result<Option<Digest>, Failure> {
+    let Some(file) = checkout.get(path) else { return Ok(None) };
+    Ok(Some(shop.around.store.put_bytes(&checkout.bytes(file)?)?.0))
+}
+
+/// Has the wheels of a lock that lie in the repository.
+pub(super) fn wheels_of_repository(shop: &Workshop, lock: &Lock) -> Result<(), Failure> {
+    let here = lock.python.distributions.iter().filter_map(|it| Some((it, it.path.as_deref()?)));
+    let mut absent = here.filter(|it| shop.around.store.has(&it.0.sha256).is_none()).peekable();
+    let (Some(_), Some(code)) = (absent.peek(), &lock.code) else { return Ok(()) };
+    let checkout = crate::lock::code::checkout(code, &shop.sources())?;
+    for (distribution, path) in absent {
+        let found = keep_wheel(shop, &checkout, path)?;
+        if found != Some(distribution.sha256) {
+            return Err(NotThere { path: path.to_owned(), expected: distribution.sha256 }.into());
+        }
+    }
+    Ok(())
+}
+
+/// The lock and the code that it pins do not fit each other.
+#[derive(Debug, thiserror::Error)]
+#[error("the lock takes `{path}` of the repository for the wheel {expected}, and it is another file")]
+struct NotThere {
+    path: String,
+    expected: Digest,
+}
+
+impl Explain for NotThere {
+    fn kind(&self) -> Kind {
+        Kind::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["Lock the task again.".to_owned()]
     }
 }
 

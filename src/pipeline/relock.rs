@@ -13,6 +13,7 @@ use crate::git::{Address, Checkout, Wanted};
 use crate::image::read;
 use crate::lock::asked::{Asked, Choices, Standing, is_local};
 use crate::lock::code::{self, Resolved, Sources};
+use crate::lock::requirements::recorded;
 use crate::lock::{BasePart, CodePart, Lock, SetupPart, Text};
 use crate::oci::Platform;
 use crate::python::inspect::Inspection;
@@ -77,6 +78,10 @@ impl Earlier {
         let (asked, setup) = (Asked::of(task, &choices), SetupPart::of(task));
         let mut standing =
             lock.as_ref().map_or_else(Standing::default, |it| asked.standing(&choices, setup.as_ref(), it));
+        // What a variable stands for may have changed.
+        let requirements = &wishes.requirements;
+        let text = recorded(&task.script.requirements, requirements.repository_first, requirements.original);
+        standing.requirements &= !text.is_some_and(|it| it.contains("${"));
         let has = lock.as_ref().is_some_and(|it| {
             it.base.source.is_some() || it.base.recipe.is_some() || shop.around.store.has(&it.base.config).is_some()
         });
@@ -281,6 +286,7 @@ impl Wishes<'_> {
             isolated: self.isolated,
             repository_first: self.requirements.repository_first,
             original: self.requirements.original,
+            manager: self.requirements.manager,
             force_task_init: self.force_task_init,
             diff,
         }

@@ -17,7 +17,7 @@
 //!
 //! What the sandbox leaves is hostile: nothing of it is read through a symbolic link.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,8 @@ const DRIVER: &str = include_str!("../../templates/build.py");
 const EPOCH: &str = "315619200";
 /// Most bytes of a tool's file.
 const LARGEST: u64 = 1 << 30;
+/// Most bytes of what the driver answers.
+const LONGEST_ANSWER: u64 = 16 << 20;
 
 /// A wheel that a build needs, pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -383,7 +385,8 @@ impl Build<'_> {
         if output.code != 0 {
             return Err(self.failed(output.last_words()).into());
         }
-        let answer = open_below(&self.work, "answer.json").and_then(io::read_to_string).map_err(BuildError::Files)?;
+        let answer = open_below(&self.work, "answer.json").and_then(|it| io::read_to_string(it.take(LONGEST_ANSWER)));
+        let answer = answer.map_err(BuildError::Files)?;
         Ok(serde_json::from_str(&answer).map_err(|it| self.failed(it.to_string()))?)
     }
 

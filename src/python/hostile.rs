@@ -181,8 +181,15 @@ fn record_must_be_right() {
     members.iter_mut().find(|it| it.name == "demo/data.txt").unwrap().content = b"longer content".to_vec();
     refused(&members, "RECORD has another size for `demo/data.txt`");
     let mut members = with(Member::new("demo/data.txt", "content"));
-    members.insert(0, Member::new("demo/unlisted.py", "evil"));
-    refused(&members, "RECORD does not name `demo/unlisted.py`");
+    let unlisted = Member::new("demo/unlisted.py", "careless");
+    members.insert(0, Member { crc32: Some(1), ..unlisted.clone() });
+    refused(&members, "do not fit each other");
+    // What RECORD leaves out is told, and taken.
+    members[0] = unlisted;
+    let dir = tempfile::tempdir().unwrap();
+    let wheel = open(&write_wheel(dir.path(), "demo", "1.0", &members)).unwrap();
+    assert_eq!(wheel.unlisted().collect::<Vec<_>>(), ["demo/unlisted.py"]);
+    assert!(install(&wheel, &target()).unwrap().contains_key("lib/python3.11/site-packages/demo/unlisted.py"));
     let mut members = with(Member::new("demo/data.txt", "content"));
     let record = members.last_mut().unwrap();
     record.content = String::from_utf8_lossy(&record.content).replace("sha256=", "md5=").into_bytes();

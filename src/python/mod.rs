@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! inspect ─▶ stub ─▶ resolve (uv) ─▶ pylock ─▶ tags      which wheels, by name and digest
+//! lockfile                                               what a repository has pinned already
 //! source, project ─▶ build (in the sandbox) ─▶ pack      wheels of what has none
 //! fetch ─▶ archive ─▶ wheel ─▶ install, venv             which files, from which bytes
 //! ```
@@ -17,6 +18,7 @@ pub mod fetch;
 pub mod indexes;
 pub mod inspect;
 pub mod install;
+pub mod lockfile;
 pub mod name;
 mod pack;
 mod pipconf;

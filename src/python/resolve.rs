@@ -4,6 +4,7 @@
 //! is named, the first attempt asks no index at all. uv writes `pylock.toml`; which of a package's wheels is installed
 //! is decided here, by tags.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use fs_err as fs;
@@ -28,6 +29,12 @@ const MINORS: [u16; 12] = [17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
 /// Where interpreters lie that are no shims.
 const PLAIN: [&str; 2] = ["/usr/bin/python3", "/usr/local/bin/python3"];
 
+/// The digests that files of a distribution may have, by normalised name; where a name is not here, any.
+pub type Hashes = BTreeMap<String, BTreeSet<Digest>>;
+
+/// No distribution's files are bound.
+pub static NO_HASHES: Hashes = BTreeMap::new();
+
 /// What is to be resolved.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -49,6 +56,8 @@ pub struct Request<'a> {
     pub links: Option<&'a Path>,
     /// Whether what a distribution needs is left out.
     pub no_deps: bool,
+    /// Which files of a distribution may be taken.
+    pub hashes: &'a Hashes,
     /// The distribution whose sdist is wanted rather than a wheel; then `no_deps` must be set, so that nobody has to
     /// know what the sdist requires, which might take a build.
     pub source: Option<&'a str>,
@@ -331,10 +340,14 @@ fn choose(packages: Vec<Package>, request: &Request<'_>) -> Result<Resolution, R
             resolution.base.push(it.clone());
             continue;
         }
-        let best = tags.best(package.wheels.iter().map(|it| (it.name.as_str(), it)));
+        // One whose digest the index does not say is taken, fetched and looked at then.
+        let allowed = request.hashes.get(&package.name);
+        let may = |it: &&pylock::File| allowed.zip(it.sha256).is_none_or(|(allowed, sha256)| allowed.contains(&sha256));
+        let best = tags.best(package.wheels.iter().filter(may).map(|it| (it.name.as_str(), it)));
         let Some(file) = best else {
+            let one = if allowed.is_some() { "wheel of the digests asked for" } else { "wheel" };
             let reason =
-                format!("{} {version} has no wheel for Python {} and {}", package.name, request.python, request.libc);
+                format!("{} {version} has no {one} for Python {} and {}", package.name, request.python, request.libc);
             return Err(ResolveError::Unsatisfiable { reason, unbuilt: vec![package.name] });
         };
         resolution.wheels.push(Pinned {
@@ -408,6 +421,7 @@ mod tests {
                 indexes: &self.indexes,
                 links: None,
                 no_deps: false,
+                hashes: &NO_HASHES,
                 source: None,
                 torch: None,
             };

@@ -5,6 +5,7 @@
 //! interpreter and what lies below it. A lock pins what came out ([`Built`]), the sources and the tools, so that
 //! another machine can build it again and compare ([`rebuild`]).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use fs_err as fs;
@@ -16,7 +17,7 @@ use super::fetch::{self, FetchError, Wanted};
 use super::indexes::Indexes;
 use super::name::normalise;
 use super::pylock;
-use super::resolve::{self, Request, ResolveError};
+use super::resolve::{self, NO_HASHES, Request, ResolveError};
 use super::tags::Libc;
 use super::uv::{Uv, UvError};
 use crate::digest::Digest;
@@ -168,6 +169,16 @@ pub enum SourceError {
         /// The address, without credentials.
         what: String,
     },
+    /// Sources that nobody asked for.
+    #[error("the sources of `{what}` that were found, `{file}`, have digest {found}, which is none that is asked for")]
+    Digest {
+        /// What was asked.
+        what: String,
+        /// The file.
+        file: String,
+        /// Its digest.
+        found: Digest,
+    },
     /// There is no uv.
     #[error(transparent)]
     Uv(#[from] UvError),
@@ -187,7 +198,7 @@ impl Explain for SourceError {
         match self {
             Self::None { .. } => Kind::Unsatisfiable,
             Self::Resolve { source, .. } => source.kind(),
-            Self::Address { .. } => Kind::Input,
+            Self::Address { .. } | Self::Digest { .. } => Kind::Input,
             Self::Uv(error) => error.kind(),
             Self::Fetch { source, .. } => source.kind(),
         }
@@ -197,6 +208,12 @@ impl Explain for SourceError {
         match self {
             Self::None { .. } => Vec::new(),
             Self::Resolve { source, .. } => source.hints(),
+            Self::Digest { .. } => {
+                vec![
+                    "If the release was made anew, put its digest into the requirement (--hash) or lock file."
+                        .to_owned(),
+                ]
+            }
             Self::Address { .. } => {
                 vec!["Name a git repository (git+https://…, git+ssh://…) or an archive (https://…).".to_owned()]
             }
@@ -227,11 +244,16 @@ pub fn label(source: &Source) -> String {
     }
 }
 
-/// Builds, or remembers the build.
+/// Builds, or remembers the build. An archive must have one of the digests `allowed`, if any are given.
 ///
 /// # Errors
 /// [`SourceError`], [`BuildError`], or what the functions given here give.
-pub fn build(bench: &Bench<'_>, supplies: &Supplies<'_>, source: &Source) -> Result<Built, Failure> {
+pub fn build(
+    bench: &Bench<'_>,
+    supplies: &Supplies<'_>,
+    source: &Source,
+    allowed: Option<&BTreeSet<Digest>>,
+) -> Result<Built, Failure> {
     let work = Work { bench, supplies, what: label(source) };
     let scratch = bench.store.scratch()?;
     let had = match source {
@@ -239,6 +261,11 @@ pub fn build(bench: &Bench<'_>, supplies: &Supplies<'_>, source: &Source) -> Res
         Source::Archive(address) => work.at_address(address)?,
         Source::Git(git) => work.of_repository(git, None, scratch.path())?,
     };
+    if let (Some(allowed), Some(found)) = (allowed, had.sha256)
+        && !allowed.contains(&found)
+    {
+        return Err(SourceError::Digest { what: work.what, file: had.name, found }.into());
+    }
     let mut hasher = bench.key("source", MEMORY);
     hasher.field(&work.what).field(had.identity());
     let key = hasher.finish();
@@ -373,6 +400,7 @@ impl Work<'_> {
             indexes: self.supplies.indexes,
             links: None,
             no_deps: true,
+            hashes: &NO_HASHES,
             source: Some(name),
             torch: None,
         };

@@ -131,10 +131,11 @@ impl Wheel {
         String::from_utf8(bytes).map(Some).map_err(|_| self.unsound(format!("{file} is not UTF-8")))
     }
 
-    /// Compares every file with RECORD; reads all content once.
+    /// Compares every file with RECORD; reads all content once. A file that RECORD does not name is taken, as pip and uv
+    /// take it: the wheel's own digest vouches for it ([`Self::unlisted`] names those).
     ///
     /// # Errors
-    /// [`WheelError::Unsound`] for a file that RECORD describes otherwise or, as the format demands, not at all.
+    /// [`WheelError::Unsound`] for a file that RECORD describes otherwise.
     pub fn verify(&self) -> Result<(), WheelError> {
         for entry in self.archive.entries() {
             if !self.is_signature(&entry.name) {
@@ -146,13 +147,21 @@ impl Wheel {
 
     fn verify_entry(&self, entry: &Entry) -> Result<(), WheelError> {
         let refuse = |reason: &str| Err(self.unsound(format!("RECORD {reason} `{}`", entry.name)));
-        let Some(row) = self.rows.get(&entry.name) else { return refuse("does not name") };
+        let Some(row) = self.rows.get(&entry.name) else {
+            return Ok(self.archive.content(entry, &mut |_| ())?);
+        };
         if !row.size.is_empty() && row.size.parse() != Ok(entry.size) {
             return refuse("has another size for");
         }
         let Some(mut check) = Check::for_field(&row.hash) else { return refuse("has no strong hash for") };
         self.archive.content(entry, &mut |piece| check.update(piece))?;
         if check.fits(&row.hash) { Ok(()) } else { refuse("has another hash for") }
+    }
+
+    /// The files that RECORD does not name, as it should.
+    pub fn unlisted(&self) -> impl Iterator<Item = &str> {
+        let names = self.archive.entries().iter().map(|it| it.name.as_str());
+        names.filter(|it| !it.ends_with('/') && !self.is_signature(it) && !self.rows.contains_key(*it))
     }
 
     /// RECORD and its signatures are not listed in RECORD.

@@ -12,11 +12,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
@@ -78,9 +78,9 @@ impl Sandbox {
         let way = choose(store)?;
         let lowers = snapshot::ensure(store, &way, layers, reporter)?;
         let scratch = store.scratch()?;
-        fs::create_dir(scratch.path().join("upper")).map_err(|source| SandboxError::Start { source })?;
-        // File systems stamp with a clock that may lag behind this one a little.
-        let began = now() - 1;
+        let upper = scratch.path().join("upper");
+        fs::create_dir(&upper).map_err(|source| SandboxError::Start { source })?;
+        let began = stamp(&upper)?;
         Ok(Self {
             store: store.clone(),
             way,
@@ -215,7 +215,8 @@ impl Sandbox {
     pub fn layer(&self, temporary: Temporary) -> Result<Layer, SandboxError> {
         let view = self.new_dir("view")?;
         let made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect();
-        let rules = scrub::Rules { made, temporary: temporary == Temporary::LeftOut, during: (self.began, now() + 1) };
+        let during = (self.began, stamp(&view)? + 1);
+        let rules = scrub::Rules { made, temporary: temporary == Temporary::LeftOut, during };
         let upper = self.scratch().join("upper");
         let walk = Walk { upper, lowers: self.lowers.clone(), view: view.clone(), rules };
         let mut writer = self.store.layer_writer()?;
@@ -292,8 +293,11 @@ fn write(writer: &mut LayerWriter<'_>, entry: &Entry, content: &mut dyn io::Read
     }
 }
 
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX))
+/// When a directory was made, by the clock that its file system stamps files with: what a step writes is told from what
+/// packages bring by that clock, whatever this process's own says.
+fn stamp(made: &Path) -> Result<i64, SandboxError> {
+    let metadata = fs::metadata(made).map_err(|source| SandboxError::Start { source })?;
+    Ok(metadata.mtime())
 }
 
 /// Unpacks layers that are not yet, bottom first, so that a run on them starts at once.

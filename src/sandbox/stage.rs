@@ -13,7 +13,7 @@ use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, Gid, Uid, UnshareFlags};
 
 use super::job::{self, Doing, Head, Ids, Limit, Reply, Run, STAGE, Trouble, Work};
@@ -162,7 +162,7 @@ fn isolate(control: &File, head: &Head) -> Result<i32, Trouble> {
     say(control, &Reply::Started { pid })?;
     let _ = io::Read::read(&mut began, &mut [0]);
     say(control, &Reply::Begun)?;
-    let code = wait_for(pid)?;
+    let code = attend(control, pid)?;
     // The second stage has told already why it failed, if it did.
     say(control, &Reply::Exited { code })?;
     Ok(0)
@@ -294,6 +294,27 @@ fn limit_capabilities(ids: Ids) -> Result<(), Trouble> {
         }
     }
     Ok(())
+}
+
+/// Waits for the second stage, and ends where the one who asked for it is gone: a process in a container has no parent
+/// whose end it would hear of.
+fn attend(control: &File, pid: i32) -> Result<i32, Trouble> {
+    let waited = || "wait for the program".to_owned();
+    let stage = Pid::from_raw(pid).map(|it| rustix::process::pidfd_open(it, PidfdFlags::empty()));
+    let Some(Ok(stage)) = stage else { return wait_for(pid) };
+    loop {
+        let mut heard = [PollFd::new(&stage, PollFlags::IN), PollFd::new(control, PollFlags::empty())];
+        match rustix::event::poll(&mut heard, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(io::Error::from(errno)).doing(waited),
+        }
+        if !heard[0].revents().is_empty() {
+            return wait_for(pid);
+        }
+        if !heard[1].revents().is_empty() {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe)).doing(waited);
+        }
+    }
 }
 
 /// Waits for a process and, as its parents are gone, for all others that end meanwhile: its exit code, or 128 and the

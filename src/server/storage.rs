@@ -8,6 +8,7 @@
 //!   properties    worker, key, value, expires    runtime properties
 //!   events        id, key, task, type, …, body   log lines, scalars, plots, images
 //!   credentials   access_key, secret_digest      those made through the API
+//!   queue_metrics queue, at (s), length, waiting how queues stood after each change
 //! ```
 //!
 //! A request's transaction commits as a whole or not at all, synced to the disk before the answer is sent: what a
@@ -54,6 +55,13 @@ CREATE TABLE credentials (access_key TEXT PRIMARY KEY, secret_digest TEXT NOT NU
 PRAGMA user_version = 1;
 ";
 
+/// What came later and changes nothing of what was there.
+const LATER: &str = "
+CREATE TABLE IF NOT EXISTS queue_metrics (queue TEXT NOT NULL, at INTEGER NOT NULL, length INTEGER NOT NULL,
+    waiting INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS queue_metrics_at ON queue_metrics (at);
+";
+
 /// Opens the database, creating it when it is not there.
 pub(super) fn open(path: &Path) -> Result<Connection, ServerError> {
     let failed = |error: rusqlite::Error| ServerError::Database { path: path.into(), why: error.to_string() };
@@ -72,6 +80,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, ServerError> {
         }
         _ => return Err(ServerError::Format { path: path.into(), found, known: FORMAT }),
     }
+    db.execute_batch(LATER).map_err(failed)?;
     Ok(db)
 }
 

@@ -1,6 +1,25 @@
 //! Sizes as people write them.
 
-use super::UsageError;
+use super::{Session, UsageError};
+use crate::error::Failure;
+
+/// How large the store may grow where nobody says.
+const STORE: u64 = 50 << 30;
+
+/// How large the store may grow: `cache.max_bytes`, or no limit where that is `unlimited`.
+///
+/// # Errors
+/// [`UsageError`] for what is no size, [`crate::config::ConfigError`]
+pub fn store_bound(session: &Session) -> Result<u64, Failure> {
+    match session.config()?.store_bound()?.as_deref() {
+        None => Ok(STORE),
+        Some("unlimited") => Ok(u64::MAX),
+        Some(text) => parse(text).map_err(|_| {
+            let wrong = format!("`cache.max_bytes` is `{text}`, which is no size");
+            UsageError::new(wrong, "Write a number of bytes, one with K, M, G or T such as 50G, or `unlimited`.").into()
+        }),
+    }
+}
 
 /// Bytes of `20G`, `512M`, `1024`; the letters stand for powers of 1024.
 ///

@@ -112,6 +112,10 @@ impl TaskSettings {
         let mut agent = config.agent()?;
         super::git::credentials(args.git_user.as_deref(), args.git_pass.as_deref(), &config, &mut agent)?;
         let source = source(args, lock)?;
+        let mut notes = notes(args);
+        if matches!(source, TaskSource::Lock(_)) {
+            notes.extend(decided_by_the_lock(args));
+        }
         let mut apt = agent.apt_packages.clone();
         apt.extend(args.apt.iter().cloned());
         Ok(Self {
@@ -134,7 +138,7 @@ impl TaskSettings {
             created: created(session)?,
             api: Config::api(&config)?,
             agent,
-            notes: notes(args),
+            notes,
         })
     }
 }
@@ -282,6 +286,21 @@ fn notes(args: &TaskArgs) -> Vec<String> {
     flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect()
 }
 
+/// Flags that a lock has the answer to: told, so that nobody thinks that they count.
+fn decided_by_the_lock(args: &TaskArgs) -> impl Iterator<Item = String> {
+    let flags = [
+        (args.entry_point.is_some(), "--entry-point"),
+        (args.python_version.is_some(), "--python-version"),
+        (!args.apt.is_empty(), "--apt"),
+        (args.no_bytecode, "--no-bytecode"),
+        (args.isolated, "--isolated"),
+        (args.refresh, "--refresh"),
+        (args.force_docker, "--force-docker"),
+    ];
+    let given = flags.into_iter().filter(|it| it.0);
+    given.map(|(_, flag)| format!("{flag} has no effect beside --lock: the lock decides; give it to `agent lock`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,6 +358,15 @@ mod tests {
         assert_eq!(message(&["--id", "x", "--platform", "windows/amd64"]), "platform `windows/amd64` cannot be built");
         let bad = settings(&["--id", "x"], Environment::of([("SOURCE_DATE_EPOCH", "now")])).unwrap_err();
         assert_eq!(bad, "SOURCE_DATE_EPOCH is `now`, not a number of seconds");
+    }
+
+    #[test]
+    fn what_a_lock_decides_is_noted() {
+        let given = ["--lock", "agent.lock", "--no-bytecode", "--apt", "git"];
+        let notes = settings(&given, Environment::default()).unwrap().notes;
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].starts_with("--apt has no effect beside --lock"), "{notes:?}");
+        assert!(settings(&["--id", "x", "--no-bytecode"], Environment::default()).unwrap().notes.is_empty());
     }
 
     #[test]

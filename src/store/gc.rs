@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 
 use super::{Store, StoreError};
 use crate::digest::{Digest, digest_reader};
-use crate::fs::{FileLock, Sharing};
+use crate::fs::{FileLock, Sharing, write_whole};
 
 /// Sizes in bytes of what the store keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -98,6 +98,17 @@ pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected
         removed += 1;
     }
     Ok(Collected::Done { before, freed: before.saturating_sub(left), removed })
+}
+
+/// How often builds look whether the store is within its bound: looking costs a walk through all of it.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Whether it is time to look at the store's size again; if so, it is noted that somebody does.
+#[must_use]
+pub fn is_due(root: &Path) -> bool {
+    let stamp = root.join("collected");
+    let age = fs::metadata(&stamp).and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
+    age.is_none_or(|it| it >= INTERVAL) && write_whole(&stamp, b"", 0o600).is_ok()
 }
 
 /// Removes unfinished work, if nobody is working in the store. What cannot be removed (files of subordinate ids) stays
@@ -237,6 +248,16 @@ mod tests {
         assert!(matches!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.has(&old), store.has(&new)), (None, Some(200_000)));
+    }
+
+    #[test]
+    fn sizes_are_looked_at_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_due(dir.path()) && !is_due(dir.path()));
+        let stamp = fs::File::open(dir.path().join("collected")).unwrap();
+        stamp.file().set_modified(SystemTime::now() - INTERVAL).unwrap();
+        assert!(is_due(dir.path()) && !is_due(dir.path()));
+        assert!(!is_due(&dir.path().join("absent")));
     }
 
     #[test]

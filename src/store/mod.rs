@@ -10,6 +10,7 @@
 //! ├── snapshots/{root,user}/<hex>  unpacked chains of layers, by chain id; complete once they have their name
 //! ├── git/ wheels/ programs/ apt/  what the modules of these names keep
 //! ├── locks/<name>                 flock: one builder of a thing at a time
+//! ├── collected                    mtime: when a build last looked whether all this is within its bound
 //! └── tmp/                         what is being written; whatever lies here when nobody works is rubbish
 //! ```
 //!

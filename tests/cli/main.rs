@@ -28,5 +28,6 @@ mod run;
 mod sandbox;
 mod server;
 mod surface;
+mod trust;
 mod unprivileged;
 mod verify;

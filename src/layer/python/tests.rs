@@ -7,7 +7,7 @@ use std::time::Duration;
 use fs_err as fs;
 
 use super::*;
-use crate::layer::bytecode::{MOUNT, Step, is_missing};
+use crate::layer::bytecode::{MOUNT, Step};
 use crate::process;
 use crate::python::testing::{Member, wheel_members, write_wheel};
 use crate::report::{Event, Reporter, silent};
@@ -38,6 +38,7 @@ impl Place {
             url: None,
             direct: false,
             built_from: None,
+            path: None,
         }
     }
 
@@ -97,6 +98,11 @@ fn host_python() -> (String, String) {
     (version.to_owned(), executable.to_owned())
 }
 
+/// This machine instead of a base.
+fn here() -> Compiler<'static> {
+    Compiler { ground: Digest::of("here"), run: &on_host }
+}
+
 /// Runs a step on this machine instead of a base.
 fn on_host(step: &Step<'_>) -> Result<crate::sandbox::Output, crate::error::Failure> {
     let directory = step.directory.display().to_string();
@@ -116,7 +122,7 @@ fn titles(layers: &[BuiltLayer]) -> Vec<String> {
 fn layers(
     store: &Store,
     part: &PythonPart,
-    compiler: Option<&Compiler<'_>>,
+    compiler: Option<Compiler<'_>>,
     reporter: &SharedReporter,
 ) -> Result<Vec<BuiltLayer>, PythonLayerError> {
     let Environment { mut large, shared } = super::layers(store, part, compiler, reporter)?;
@@ -135,7 +141,7 @@ fn large_wheels_stand_alone_and_an_edit_moves_only_the_shared_layers() {
     let place = Place::new();
     let big = place.wheel("big", vec![module("big", "x = 1\n"), Member::new("big/data.bin", noise(3 << 20))]);
     let small = place.wheel("small", vec![module("small", "y = 2\n")]);
-    let first = layers(&place.store, &part(vec![big.clone(), small.clone()]), Some(&on_host), &silent()).unwrap();
+    let first = layers(&place.store, &part(vec![big.clone(), small.clone()]), Some(here()), &silent()).unwrap();
     assert_eq!(
         titles(&first),
         [
@@ -147,19 +153,46 @@ fn large_wheels_stand_alone_and_an_edit_moves_only_the_shared_layers() {
     );
     let added = place.wheel("added", vec![module("added", "z = 3\n")]);
     let more = part(vec![added, big.clone(), small.clone()]);
-    assert!(is_missing(&place.store, &more) && !is_missing(&place.store, &part(vec![big.clone(), small.clone()])));
-    let second = layers(&place.store, &more, Some(&on_host), &silent()).unwrap();
-    assert!(!is_missing(&place.store, &more));
+    let is_missing = |part: &PythonPart| bytecode::is_missing(&place.store, part, &here().ground);
+    assert!(is_missing(&more) && !is_missing(&part(vec![big.clone(), small.clone()])));
+    let second = layers(&place.store, &more, Some(here()), &silent()).unwrap();
+    assert!(!is_missing(&more));
     let digests = |it: &[BuiltLayer]| it.iter().map(|it| it.layer.descriptor.digest).collect::<Vec<_>>();
     assert_eq!(digests(&first)[..2], digests(&second)[..2]);
     assert_ne!(digests(&first)[2], digests(&second)[2]);
     assert_ne!(digests(&first)[3], digests(&second)[3]);
     assert!(second[0].cached && second[1].cached);
     // Anew, and in a store of its own, the same bytes come out.
-    let again = layers(&place.store.forgetful(), &more, Some(&on_host), &silent()).unwrap();
+    let again = layers(&place.store.forgetful(), &more, Some(here()), &silent()).unwrap();
     assert_eq!(digests(&second), digests(&again));
     let plain = layers(&place.store, &more, None, &silent()).unwrap();
     assert_eq!(digests(&plain), [digests(&second)[0], digests(&second)[2]]);
+}
+
+/// What a base could do whose interpreter is another's and whose libraries are not.
+fn with_another_standard_library(step: &Step<'_>) -> Result<crate::sandbox::Output, crate::error::Failure> {
+    let output = on_host(step)?;
+    let code = step.directory.join("code-0");
+    let evil: Vec<u8> = fs::read(&code)?.iter().map(|it| !it).collect();
+    fs::write(&code, evil)?;
+    Ok(output)
+}
+
+#[test]
+fn bytecode_of_one_base_is_in_no_image_of_another() {
+    let place = Place::new();
+    let part = part(vec![place.wheel("small", vec![module("small", "y = 2\n")])]);
+    let hostile = Compiler { ground: Digest::of("elsewhere"), run: &with_another_standard_library };
+    let digests = |compiler: Compiler<'_>, store: &Store| {
+        let layers = layers(store, &part, Some(compiler), &silent()).unwrap();
+        layers.iter().map(|it| it.layer.descriptor.digest).collect::<Vec<_>>()
+    };
+    let evil = digests(hostile, &place.store);
+    assert!(bytecode::is_missing(&place.store, &part, &here().ground));
+    let good = digests(here(), &place.store);
+    assert_eq!(good, digests(here(), &place.store.forgetful()));
+    assert!(good[0] == evil[0] && good[1] != evil[1], "wheels are the same, bytecode is each base's own");
+    assert_eq!(digests(hostile, &place.store), evil);
 }
 
 #[test]
@@ -168,7 +201,7 @@ fn layers_hold_what_is_imported_and_run() {
     let entry_points = Member::new("demo-1.0.dist-info/entry_points.txt", "[console_scripts]\ndemo = demo:main\n");
     let demo = place.wheel("demo", vec![module("demo", "def main():\n    return 7\n"), entry_points]);
     let part = part(vec![demo]);
-    let layers = layers(&place.store, &part, Some(&on_host), &silent()).unwrap();
+    let layers = layers(&place.store, &part, Some(here()), &silent()).unwrap();
     let tree = place.tree(&layers[0]);
     let minor = target(&part).python;
     assert!(tree.contains_key(&format!("{SITE}{minor}/site-packages/demo/__init__.py")));
@@ -214,7 +247,7 @@ fn the_later_of_two_owners_wins_whatever_the_grouping() {
         let heard = std::sync::Arc::new(Heard::default());
         let reporter: SharedReporter = heard.clone();
         let part = part(vec![alpha, beta]);
-        let layers = layers(&place.store, &part, Some(&on_host), &reporter).unwrap();
+        let layers = layers(&place.store, &part, Some(here()), &reporter).unwrap();
         let mut owners = BTreeSet::new();
         let mut bytecode = 0;
         for layer in &layers {
@@ -312,6 +345,7 @@ fn real_wheels_are_installed_as_pip_installs_them() {
             url: None,
             direct: false,
             built_from: None,
+            path: None,
         });
         files.push(path.display().to_string());
     }

@@ -7,10 +7,11 @@ use url::Url;
 use super::{PythonError, name_of};
 use crate::digest::Digest;
 use crate::error::Failure;
+use crate::lock::requirements::WheelRequest;
 use crate::lock::{BuiltFrom, PythonPart};
 use crate::python::build::Bench;
-use crate::python::name::normalise;
-use crate::python::resolve::ResolveError;
+use crate::python::name::{WheelName, normalise};
+use crate::python::resolve::{Hashes, ResolveError};
 use crate::python::source::{self, Built, Git, Source, Supplies};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -25,6 +26,8 @@ pub(super) struct Builds<'a> {
     /// Where the resolver finds it.
     pub(super) links: &'a Path,
     pub(super) built: Vec<Built>,
+    /// Which files of a distribution may be taken; what was built may.
+    pub(super) hashes: Hashes,
 }
 
 impl Builds<'_> {
@@ -40,7 +43,8 @@ impl Builds<'_> {
             Some(git) => Source::Git(git),
             None => Source::Archive(Secret::new(address)),
         };
-        let built = self.build(&source)?;
+        let name = head.split('[').next().unwrap_or_default();
+        let built = self.build(&source, &normalise(name))?;
         if let (Source::Git(git), Some((bench, _))) = (&source, self.building)
             && git.is_local()
         {
@@ -54,6 +58,18 @@ impl Builds<'_> {
         let path = self.links.join(&built.wheel.file);
         let address = Url::from_file_path(&path).map_err(|()| PythonError::Unbuilt(built.from.requirement.clone()))?;
         Ok(format!("{}{extras} @ {address}{marker}", built.wheel.name))
+    }
+
+    /// The requirement that a wheel of the repository fulfils.
+    pub(super) fn here(&self, wheel: &WheelRequest) -> Result<String, Failure> {
+        let file = wheel.path.rsplit('/').next().unwrap_or_default();
+        let unread = || PythonError::Unread(wheel.path.clone());
+        let name = WheelName::parse(file).ok_or_else(unread)?.name;
+        let path = self.links.join(file);
+        fs_err::copy(self.store.blob_path(&wheel.digest.ok_or_else(unread)?), &path).map_err(PythonError::Runtime)?;
+        let address = Url::from_file_path(&path).map_err(|()| unread())?;
+        let marker = if wheel.marker.is_empty() { String::new() } else { format!(" ; {}", wheel.marker) };
+        Ok(format!("{name}{} @ {address}{marker}", wheel.extras))
     }
 
     /// Builds what a resolution lacked; its error where there is nothing to build.
@@ -72,16 +88,19 @@ impl Builds<'_> {
         for name in fresh {
             let asked = requirements.iter().find(|it| normalise(name_of(it)) == name);
             let asked = asked.map_or(name.as_str(), |it| it.split(';').next().unwrap_or(it).trim());
-            self.build(&Source::Requirement(asked.to_owned()))?;
+            self.build(&Source::Requirement(asked.to_owned()), &name)?;
         }
         Ok(())
     }
 
-    fn build(&mut self, source: &Source) -> Result<Built, Failure> {
+    fn build(&mut self, source: &Source, name: &str) -> Result<Built, Failure> {
         let Some((bench, supplies)) = self.building else {
             return Err(PythonError::Unbuilt(source::label(source)).into());
         };
-        let built = source::build(bench, supplies, source)?;
+        let built = source::build(bench, supplies, source, self.hashes.get(name))?;
+        if let Some(allowed) = self.hashes.get_mut(&built.wheel.name) {
+            allowed.insert(built.wheel.wheel);
+        }
         fs_err::copy(self.store.blob_path(&built.wheel.wheel), self.links.join(&built.wheel.file))
             .map_err(PythonError::Runtime)?;
         self.built.push(built.clone());

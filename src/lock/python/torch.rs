@@ -85,6 +85,8 @@ pub(super) fn backends(gathered: &Gathered, torch: Torch, installed: &[Installed
         return vec![known.then_some(local)];
     }
     match torch {
+        // Whoever names its digest means one build.
+        _ if named.iter().any(|it| gathered.hashes.contains_key(&it.1)) => vec![None],
         Torch::Plain => vec![None],
         Torch::Cpu => vec![Some("cpu".to_owned()), None],
         Torch::Cuda(version) => {

@@ -7,7 +7,7 @@ use crate::lock::{Distribution, PythonPart};
 use crate::python::fetch::{self, FetchError, Wanted};
 use crate::python::indexes::Indexes;
 use crate::python::pylock;
-use crate::python::resolve::{self, Request, ResolveError};
+use crate::python::resolve::{self, NO_HASHES, Request, ResolveError};
 use crate::python::tags::Libc;
 use crate::python::uv::Uv;
 use crate::report::SharedReporter;
@@ -86,6 +86,7 @@ fn locate(
         indexes,
         links: None,
         no_deps: true,
+        hashes: &NO_HASHES,
         source: None,
         torch: None,
     };

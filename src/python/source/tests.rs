@@ -118,10 +118,10 @@ fn sources_become_the_same_wheel_in_every_store() {
         (Store::open(&dir.path().join("here")).unwrap(), Store::open(&dir.path().join("there")).unwrap());
     let git = Git::parse("git+https://u:p@h.example/x@main#subdirectory=sub").unwrap();
     for source in [Source::Requirement("demo[fast]>=1 ; python_version > '3'".to_owned()), Source::Git(git)] {
-        let built = build(&bench(&here), &supplies, &source).unwrap();
+        let built = build(&bench(&here), &supplies, &source, None).unwrap();
         assert_eq!((built.wheel.name.as_str(), built.wheel.version.as_str()), ("demo", "1.5"));
         let times = runs.get();
-        assert_eq!(build(&bench(&here), &supplies, &source).unwrap(), built);
+        assert_eq!(build(&bench(&here), &supplies, &source, None).unwrap(), built);
         assert_eq!(runs.get(), times, "a build is done once");
         let text = toml::to_string(&built.from).unwrap();
         assert!(!text.contains("u:p") && !text.contains(&dir.path().display().to_string()), "{text}");

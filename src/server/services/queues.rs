@@ -1,9 +1,11 @@
 //! `queues.*`.
 
+mod metrics;
+
 use serde_json::{Map, Value, json};
 
 use super::tasks::{dequeue_entry, set_queued};
-use crate::server::call::Type::{Flag, Integer, List, Text, Texts};
+use crate::server::call::Type::{Flag, Integer, List, Number, Text, Texts};
 use crate::server::call::{Call, Endpoint, Field, Reply, Version, endpoint, may, must};
 use crate::server::document::{Document, list as list_at, object, text, texts};
 use crate::server::entries::{self, Entry};
@@ -69,6 +71,18 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint("queues.peek_task", Version(2, 15), QUEUE, peek_task),
     endpoint("queues.get_num_entries", Version(2, 15), QUEUE, get_num_entries),
+    endpoint(
+        "queues.get_queue_metrics",
+        V2_4,
+        &[
+            must("from_date", Number),
+            must("to_date", Number),
+            must("interval", Integer),
+            may("queue_ids", Texts),
+            may("refresh", Flag),
+        ],
+        metrics::get,
+    ),
     endpoint("queues.move_task_to_front", V2_4, ENTRY, |call| reorder(call, |_, _, _| 0)),
     endpoint("queues.move_task_to_back", V2_4, ENTRY, |call| reorder(call, |_, last, _| last)),
     endpoint("queues.move_task_forward", V2_4, ENTRY, |call| reorder(call, |at, _, by| at.saturating_sub(by))),
@@ -137,6 +151,7 @@ pub(super) fn touch(call: &Call<'_>, id: &str) -> Result<(), ApiError> {
     if let Some(mut queue) = load(call.db, Kind::Queue, id)? {
         queue.insert("last_update".into(), json!(call.now.stored()));
         save(call.db, Kind::Queue, &queue)?;
+        metrics::note(call, id)?;
     }
     Ok(())
 }
@@ -247,6 +262,7 @@ fn clear_queue(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         dequeue_entry(call, task)?;
     }
     entries::clear(call.db, &queue)?;
+    touch(call, &queue)?;
     Ok(json!({"removed_tasks": removed}).into())
 }
 

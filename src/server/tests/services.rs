@@ -355,3 +355,50 @@ async fn strangers_do_not_fill_the_memory() {
     let answer = server.send(known.body(endless()).unwrap()).await;
     assert_eq!(answer.status, 413);
 }
+
+#[tokio::test]
+async fn queues_tell_how_long_they_were() {
+    let server = TestServer::new();
+    let task = |name: &'static str| json!({"name": name, "type": "training"});
+    let queue = server.data("queues.create", json!({"name": "measured"})).await["id"].clone();
+    for name in ["one", "two"] {
+        let id = server.data("tasks.create", task(name)).await["id"].clone();
+        server.data("tasks.enqueue", json!({"task": id, "queue": queue})).await;
+    }
+    server.data("queues.get_next_task", json!({"queue": queue})).await;
+    let ask = |more: Value| {
+        let mut body = json!({"from_date": 0, "to_date": 4_000_000_000_i64, "interval": 1_000_000_000});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let data = server.data("queues.get_queue_metrics", ask(json!({"queue_ids": [queue, "none"]}))).await;
+    assert_eq!((&data["queues"][0]["queue"], &data["queues"][0]["queue_lengths"]), (&queue, &json!([2.0])));
+    assert_eq!(data["queues"][0]["dates"], json!([1_000_000_000_i64]));
+    assert_eq!(data["queues"][1]["dates"], json!([]));
+    let data = server.data("queues.get_queue_metrics", ask(json!({"refresh": true}))).await;
+    assert_eq!(data["queues"][0]["queue"], "all");
+    assert_eq!(data["queues"][0]["avg_waiting_times"].as_array().unwrap().len(), 1);
+    for wrong in [json!({"from_date": 5_000_000_000_i64}), json!({"interval": 1})] {
+        let answer = server.call("queues.get_queue_metrics", ask(wrong)).await;
+        assert_eq!(answer.body["meta"]["result_code"], 400, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn what_is_deleted_tells_where_its_files_lie() {
+    let server = TestServer::new();
+    let id = server.data("tasks.create", json!({"name": "leaves files", "type": "training"})).await["id"].clone();
+    let artifacts = json!([{"key": "out", "type": "x", "uri": "http://files/out"},
+        {"key": "in", "type": "x", "uri": "http://files/in", "mode": "input"}]);
+    server.data("tasks.add_or_update_artifacts", json!({"task": id, "artifacts": artifacts})).await;
+    let image = json!({"task": id, "type": "training_debug_image", "metric": "m", "variant": "v", "iter": 0,
+        "url": "http://files/image"});
+    server.data("events.add", image).await;
+    let model = json!({"name": "model", "uri": "http://files/model", "task": id, "labels": {}, "framework": "x",
+        "ready": false});
+    server.data("models.create", model).await;
+    let all = json!({"artifact_urls": ["http://files/out"], "event_urls": ["http://files/image"],
+        "model_urls": ["http://files/model"]});
+    let ask = json!({"task": id, "force": true, "return_file_urls": true});
+    assert_eq!(server.data("tasks.delete", ask).await["urls"], all);
+}

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{Sample, base_argument};
-use crate::support::{Call, Registry, TestContext, wait_until};
+use crate::support::{Call, Engine, Registry, TestContext, docker_host, require, wait_until};
 
 /// A server that takes connections and never says a word.
 struct Deaf {
@@ -168,4 +168,22 @@ fn what_was_finished_before_an_interruption_is_there_for_the_next_build() {
     let pushed: Value = serde_json::from_str(&call.ok()).unwrap();
     assert_eq!(pushed["manifest"], built["manifest"]);
     assert!(pushed["layers"].as_array().unwrap().iter().all(|it| it["cached"] == true), "{pushed}");
+}
+
+#[test]
+fn a_killed_build_leaves_nothing_running_in_its_docker_sandbox() {
+    require(Engine::Docker);
+    let context = TestContext::new();
+    let mut sample = Sample::new(&context);
+    let base = base_argument();
+    let output = format!("type=oci,dest={}", context.path("image").display());
+    let sleep = format!("sleep {}", 2_000_000_000 + u64::from(std::process::id()));
+    sample.task["container"] = json!({"setup_shell_script": sleep});
+    let call = build(&sample).args(["--docker", &base, "--target", "sample:1", "-o", &output]);
+    let call = call.env("AGENT_SANDBOX", "docker").env("DOCKER_HOST", docker_host());
+    let mut program = call.spawn(&context.path("log"));
+    wait_until("the setup script runs", || runs(&sleep));
+    program.signal(Signal::KILL);
+    program.wait();
+    wait_until("the setup script is ended", || !runs(&sleep));
 }

@@ -7,8 +7,10 @@ mod failures;
 mod full;
 mod interrupted;
 mod lines;
+mod lockfiles;
 mod python;
 mod road;
+mod told;
 
 use std::path::PathBuf;
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use agent::base::{Request, fetch, find};
 use agent::image::deliver;
 use agent::oci::Platform;
+use agent::report::Silent;
+use agent::sandbox::{Sandbox, Step, Temporary};
 use serde_json::json;
 
 use super::{Sample, base_argument, built};
@@ -26,7 +28,7 @@ fn base_with(context: &TestContext, files: &[(&str, &[u8])]) -> PathBuf {
 }
 
 /// The only index there is.
-fn only(call: Call, index: &PackageIndex) -> Call {
+pub(super) fn only(call: Call, index: &PackageIndex) -> Call {
     ["PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX_URL"]
         .iter()
         .fold(call, |call, name| call.env_remove(name))
@@ -63,8 +65,57 @@ fn what_the_base_has_is_used_and_nothing_fetched() {
     assert!(outcome.stdout.contains("1.2+cu118 of the base"), "{}", outcome.stdout);
 }
 
+/// The tests' base without any Python.
+fn base_without_python(context: &TestContext) -> PathBuf {
+    let to = context.path("base");
+    let (around, base) = block(async {
+        let around = around(context, "made");
+        let request = Request::Layout { directory: base(), tag: Some("latest".to_owned()) };
+        let base = find(&around, &request, &Platform::host()).await.unwrap();
+        fetch(&around, &base.pin).await.unwrap();
+        (around, base)
+    });
+    let pinned = agent::lock::base::part(&base.pin);
+    let sandbox = Sandbox::open(&around.store, &agent::lock::system::layer_blobs(&pinned), &Silent).unwrap();
+    let script =
+        "dpkg --purge --force-all $(dpkg-query -W -f '${Package}\n' 'python3*' 'libpython3*'); ! command -v python3";
+    let output = sandbox.run(&Step::new("purge", &["/bin/sh", "-c", script]), &Silent).unwrap();
+    assert_eq!(output.code, 0, "{}", output.last_words());
+    let removed = sandbox.layer(Temporary::LeftOut).unwrap();
+    block(async {
+        deliver::layout(&around, &on_base(&base, &[removed]), &to, "latest").await.unwrap();
+    });
+    to
+}
+
+#[test]
+fn a_base_without_python_gets_it_and_the_task_runs() {
+    let context = TestContext::new();
+    quick(&context);
+    let layout = format!("oci:{}", base_without_python(&context).display());
+    let sample = Sample::new(&context);
+    let lock = context.path("agent.lock");
+    let call = context.agent().args(["lock", "--entry-point", "reuse_task", "--docker", &layout, "--task"]);
+    call.arg(sample.file()).arg("--lock-file").arg(&lock).ok();
+    let text = fs_err::read_to_string(&lock).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    let packages = table["system"]["packages"].as_array().unwrap();
+    let brought = packages.iter().find(|it| it["sha256"] == table["python"]["digest"]);
+    assert!(brought.is_some_and(|it| it["name"].as_str().unwrap().starts_with("python3")), "{text}");
+    let digest = built(&context, |call| call.args(["--docker", &layout, "--lock"]).arg(&lock));
+    let image = format!("oci:{}", context.path("image").display());
+    let outcome = context.agent().args(["run", "--offline", &image]).run().success();
+    assert!(outcome.stdout.contains("six 1.16.0 changed --epochs 3"), "{}", outcome.stdout);
+    let elsewhere = TestContext::new();
+    let again = built(&elsewhere, |call| {
+        let call = call.args(["--docker", &layout, "--repository"]).arg(sample.repository.path());
+        call.arg("--lock").arg(&lock)
+    });
+    assert_eq!(again, digest);
+}
+
 /// No system packages: they take time, and are not what these tests are about.
-fn quick(context: &TestContext) {
+pub(super) fn quick(context: &TestContext) {
     write(&context.home().join("clearml.conf"), "agent.docker_install_opencv_libs: false\n");
 }
 

@@ -84,6 +84,15 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ),
 ];
 
+/// Where the files lie that a task's events name.
+pub(super) fn urls_of_task(db: &rusqlite::Connection, task: &str) -> Result<Vec<String>, ApiError> {
+    let mut query = db.prepare_cached(
+        "SELECT DISTINCT body->>'$.url' FROM events WHERE task = ? AND body->>'$.url' IS NOT NULL ORDER BY 1",
+    )?;
+    let rows = query.query_map([task], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The task (or, for a model's events, model) of that id.
 fn owner(call: &Call<'_>, id: &str) -> Result<Document, ApiError> {
     let kind = if call.flag("model_events") { Kind::Model } else { Kind::Task };

@@ -48,6 +48,7 @@ fn reset_task(call: &Call<'_>, id: &str) -> Result<Value, ApiError> {
     if !call.flag("force") && task.was == Status::Published {
         return Err(ApiError::task_status(id, task.was.as_str()));
     }
+    let urls = urls(call, &task.body)?;
     let dequeued = entries::remove_everywhere(call.db, id)?;
     events::remove_of_task(call.db, id)?;
     let deleted_models = remove_draft_models(call, id)?;
@@ -61,7 +62,7 @@ fn reset_task(call: &Call<'_>, id: &str) -> Result<Value, ApiError> {
     let dequeued = if dequeued == 0 { json!({}) } else { json!({"removed": dequeued}) };
     Ok(json!({
         "deleted_models": deleted_models, "dequeued": dequeued, "events": {}, "fields": fields, "updated": 1,
-        "urls": {},
+        "urls": urls.unwrap_or_else(|| json!({})),
     }))
 }
 
@@ -81,16 +82,20 @@ pub(super) fn reset_many(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(many(call, reset_task))
 }
 
-/// Deletes the models that a task put out and nobody published.
-fn remove_draft_models(call: &Call<'_>, task: &str) -> Result<usize, ApiError> {
+/// The models that go with a task: those it put out and nobody published.
+fn draft_models(call: &Call<'_>, task: &str) -> Result<Vec<Document>, ApiError> {
     if call.body.get("delete_output_models") == Some(&json!(false)) {
-        return Ok(0);
+        return Ok(Vec::new());
     }
+    let mut models = storage::list(call.db, Kind::Model, &[Narrow { column: "task", values: &[task] }])?;
+    models.retain(|it| it.get("ready") != Some(&json!(true)));
+    Ok(models)
+}
+
+fn remove_draft_models(call: &Call<'_>, task: &str) -> Result<usize, ApiError> {
     let mut deleted = 0;
-    for model in storage::list(call.db, Kind::Model, &[Narrow { column: "task", values: &[task] }])? {
-        if model.get("ready") != Some(&json!(true)) {
-            deleted += usize::from(storage::remove(call.db, Kind::Model, text(&model, "id"))?);
-        }
+    for model in draft_models(call, task)? {
+        deleted += usize::from(storage::remove(call.db, Kind::Model, text(&model, "id"))?);
     }
     Ok(deleted)
 }
@@ -98,6 +103,7 @@ fn remove_draft_models(call: &Call<'_>, task: &str) -> Result<usize, ApiError> {
 /// Deletes a task and what hangs on it; its children and published models stay.
 pub(in crate::server::services) fn delete_task(call: &Call<'_>, task: &Task) -> Result<Value, ApiError> {
     let id = task.id();
+    let urls = urls(call, &task.body)?;
     entries::remove_everywhere(call.db, id)?;
     events::remove_of_task(call.db, id)?;
     let deleted_models = remove_draft_models(call, id)?;
@@ -113,7 +119,6 @@ pub(in crate::server::services) fn delete_task(call: &Call<'_>, task: &Task) -> 
         storage::save(call.db, Kind::Task, &child)?;
         updated_children += 1;
     }
-    let urls = if call.flag("return_file_urls") { artifact_urls(&task.body) } else { Value::Null };
     storage::remove(call.db, Kind::Task, id)?;
     Ok(json!({
         "deleted": true, "updated_children": updated_children, "updated_models": updated_models,
@@ -121,10 +126,19 @@ pub(in crate::server::services) fn delete_task(call: &Call<'_>, task: &Task) -> 
     }))
 }
 
-fn artifact_urls(task: &Document) -> Value {
+/// Where the files lie that nobody names any more once a task's run is gone: clients delete them. `None` unless asked.
+fn urls(call: &Call<'_>, task: &Document) -> Result<Option<Value>, ApiError> {
+    if !call.flag("return_file_urls") {
+        return Ok(None);
+    }
     let artifacts = crate::server::document::at(task, "execution.artifacts").and_then(Value::as_array);
-    let uris: Vec<&str> = artifacts.into_iter().flatten().filter_map(|it| it["uri"].as_str()).collect();
-    json!({"artifact_urls": uris, "event_urls": [], "model_urls": []})
+    let artifacts = artifacts.into_iter().flatten().filter(|it| it["mode"] != "input");
+    let artifacts: Vec<&str> = artifacts.filter_map(|it| it["uri"].as_str()).collect();
+    let id = text(task, "id");
+    let models = draft_models(call, id)?;
+    let models: Vec<&str> = models.iter().map(|it| text(it, "uri")).filter(|it| !it.is_empty()).collect();
+    let events = events::urls_of_task(call.db, id)?;
+    Ok(Some(json!({"artifact_urls": artifacts, "event_urls": events, "model_urls": models})))
 }
 
 fn delete_if_allowed(call: &Call<'_>, id: &str) -> Result<Value, ApiError> {

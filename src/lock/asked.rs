@@ -356,6 +356,7 @@ mod tests {
             url: None,
             built_from: None,
             direct: false,
+            path: None,
         }];
         let mut asked = asked(task);
         asked.pinned_by(&lock.python, None);

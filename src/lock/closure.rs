@@ -106,6 +106,7 @@ mod tests {
                 url: url.map(str::to_owned),
                 tools: Vec::new(),
             }),
+            path: None,
         }
     }
 

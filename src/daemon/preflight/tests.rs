@@ -22,6 +22,7 @@ fn distribution(name: &str, version: &str, size: u64) -> Distribution {
         url: None,
         direct: false,
         built_from: None,
+        path: None,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::requirements::{self, Gathered, Manager, Sources};
+use super::requirements::{self, Gathered, Sources};
 use super::{CodePart, Lock, PythonPart, SetupPart, closure, code};
 use crate::base::Request;
 use crate::digest::{Digest, Hasher};
@@ -54,8 +54,6 @@ pub struct Choices<'a> {
     pub repository_first: bool,
     /// Whether the user's list counts rather than the pinned one of a run.
     pub original: bool,
-    /// The program whose lock file counts, where the configuration names one.
-    pub manager: Option<Manager>,
     /// Whether a script without `Task.init` gets one.
     pub force_task_init: bool,
     /// The changes, where the task records only that they are elsewhere.
@@ -111,11 +109,7 @@ impl Asked {
             code: code(&task.script, choices),
             system: system(choices),
             interpreter: interpreter(&task.script),
-            requirements: match choices.manager {
-                // A lock file of the repository may count before any text.
-                Some(Manager::Uv | Manager::Poetry) => Vec::new(),
-                _ => vec![text(&task.script.requirements, choices.repository_first, choices.original)],
-            },
+            requirements: vec![text(&task.script.requirements, choices.repository_first, choices.original)],
             gathered: Vec::new(),
         }
     }
@@ -321,7 +315,6 @@ mod tests {
             isolated: false,
             repository_first: false,
             original: false,
-            manager: None,
             force_task_init: false,
             diff: None,
         };

@@ -286,7 +286,6 @@ impl Wishes<'_> {
             isolated: self.isolated,
             repository_first: self.requirements.repository_first,
             original: self.requirements.original,
-            manager: self.requirements.manager,
             force_task_init: self.force_task_init,
             diff,
         }

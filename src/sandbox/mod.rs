@@ -79,7 +79,11 @@ impl Sandbox {
         let lowers = snapshot::ensure(store, &way, layers, reporter)?;
         let scratch = store.scratch()?;
         let upper = scratch.path().join("upper");
-        fs::create_dir(&upper).map_err(|source| SandboxError::Start { source })?;
+        // The root that everybody inside sees, whatever the umask here.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::create_dir(&upper)
+            .and_then(|()| fs::set_permissions(&upper, mode))
+            .map_err(|source| SandboxError::Start { source })?;
         let began = stamp(&upper)?;
         Ok(Self {
             store: store.clone(),

@@ -68,6 +68,7 @@ fn part(store: &Store, wheels: &[PathBuf]) -> PythonPart {
             size,
             url: None,
             built_from: None,
+            path: None,
         }
     };
     let mut distributions: Vec<Distribution> = wheels.iter().map(distribution).collect();

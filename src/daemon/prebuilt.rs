@@ -37,9 +37,7 @@ pub enum Prebuilt {
 #[derive(Debug, thiserror::Error)]
 pub enum PrebuiltError {
     /// Its image was made from something else.
-    #[error(
-        "image `{image}` is not what the task asks for now ({what}), and only images as they are may run here"
-    )]
+    #[error("image `{image}` is not what the task asks for now ({what}), and only images as they are may run here")]
     Differs {
         /// The image.
         image: String,

@@ -302,7 +302,7 @@ impl Output {
 
     /// Hands on what has come since.
     async fn pass_on(&mut self, reader: &mut OutputReader) -> Result<(), Failure> {
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.read_next()? {
             if piece.missing > 0 {
                 self.context.ui.reporter().warning(format!("{} bytes of the output were not kept", piece.missing));
             }

@@ -54,7 +54,7 @@ pub(super) async fn run(args: LogsArgs, context: &Context) -> Result<u8, Failure
     blocking(move || {
         let found = journal.all()?;
         for error in found.unreadable {
-            ui.reporter().warning(&error.to_string());
+            ui.reporter().warning(error.to_string());
         }
         match &args.task {
             None => list(&found.units, &ui),
@@ -95,7 +95,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
     loop {
         // Looked at first: what is written before a run is over is read after that.
         let over = record.phase == Phase::Done || !args.follow;
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.read_next()? {
             if piece.missing > 0 {
                 ui.say(&format!("{} bytes before this are not kept any more", piece.missing));
             }
@@ -118,7 +118,7 @@ fn last_lines(spool: &Path, lines: usize) -> io::Result<(OutputReader, Vec<u8>)>
     loop {
         let (mut reader, mut bytes) = (OutputReader::last(spool, size), Vec::new());
         let mut dropped = false;
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.read_next()? {
             dropped |= piece.missing > 0;
             bytes.extend_from_slice(&piece.bytes);
         }

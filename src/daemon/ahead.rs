@@ -111,7 +111,7 @@ mod tests {
         fn build(&self, task: String) -> BoxFuture<'static, Result<(), Failure>> {
             self.alive.fetch_add(1, Ordering::SeqCst);
             let alive = Alive(Arc::clone(&self.alive));
-            let ends = task.len() % 2 == 0;
+            let ends = task.len().is_multiple_of(2);
             self.begun.lock().unwrap().push(task);
             Box::pin(async move {
                 let _alive = alive;

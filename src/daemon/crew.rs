@@ -102,7 +102,7 @@ fn output(executor: &Executor, run: &RunId, console: Option<&Console>) -> Option
 impl Output {
     /// Shows what has come since.
     fn show(&mut self) {
-        while let Ok(Some(piece)) = self.reader.next() {
+        while let Ok(Some(piece)) = self.reader.read_next() {
             (self.console)(&piece.bytes);
         }
     }

@@ -367,7 +367,7 @@ impl Unit {
     /// Says in the task's status message where the unit is and what it waits for.
     fn say(&self, text: impl Into<String>) {
         if let Some(watch) = &self.watch {
-            watch.say(text.into());
+            watch.say(&text.into());
         }
     }
 

@@ -278,7 +278,7 @@ mod tests {
         stream.take(&mut [0; 64], &recorder, &mut copy);
         let mut kept = Vec::new();
         let mut reader = OutputReader::new(dir.path());
-        while let Some(piece) = reader.next().unwrap() {
+        while let Some(piece) = reader.read_next().unwrap() {
             kept.extend(piece.bytes);
         }
         assert!(kept == format!("one\ntäw\n{long}\nlast").into_bytes(), "the copy differs");

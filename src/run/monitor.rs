@@ -168,7 +168,7 @@ fn attend(directory: &Path) -> i32 {
         let _ = serde_json::to_vec(reply).map(|it| (&line).write_all(&it));
         let _ = line.shutdown(Shutdown::Both);
     };
-    match run(directory, order, &answer) {
+    match run(directory, &order, &answer) {
         Ok(()) => 0,
         Err(failure) => {
             answer(&Reply::Failed { kind: failure.kind(), lines: failure.chain(), hints: failure.hints() });
@@ -178,7 +178,7 @@ fn attend(directory: &Path) -> i32 {
 }
 
 /// The whole of a run's life.
-fn run(directory: &Path, order: Order, answer: &dyn Fn(&Reply)) -> Result<(), Failure> {
+fn run(directory: &Path, order: &Order, answer: &dyn Fn(&Reply)) -> Result<(), Failure> {
     let lock = match FileLock::acquire(&files::lock(directory), Sharing::Exclusive, PATIENCE) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -194,7 +194,7 @@ fn run(directory: &Path, order: Order, answer: &dyn Fn(&Reply)) -> Result<(), Fa
     files::sign(&lock)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun =
-        runtime.block_on(async { Ok::<_, Failure>((native::Signals::listen()?, begin_run(directory, &order)?)) });
+        runtime.block_on(async { Ok::<_, Failure>((native::Signals::listen()?, begin_run(directory, order)?)) });
     let (signals, begun) = match begun {
         Ok(it) => it,
         Err(failure) => {

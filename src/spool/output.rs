@@ -116,28 +116,26 @@ impl OutputReader {
     ///
     /// # Errors
     /// Whatever reading gives; an output that was never begun has no bytes.
-    pub fn next(&mut self) -> io::Result<Option<Piece>> {
+    pub fn read_next(&mut self) -> io::Result<Option<Piece>> {
         let starts = match starts(&self.spool.join(OUTPUT)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
         let missing = starts.first().map_or(0, |first| first.saturating_sub(self.place));
         self.place += missing;
-        for start in starts.iter().rev().filter(|it| **it <= self.place) {
-            let next = starts.iter().find(|it| **it > self.place);
-            let mut file = match crate::fs::open_below(&self.spool, &format!("{OUTPUT}/{}", name(*start))) {
-                // Dropped between the listing and now: the next call finds what follows.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                other => other?,
-            };
-            file.seek(SeekFrom::Start(self.place - start))?;
-            let mut bytes = Vec::new();
-            let most = next.map_or(READ as u64, |next| (next - self.place).min(READ as u64));
-            file.take(most).read_to_end(&mut bytes)?;
-            self.place += bytes.len() as u64;
-            return Ok((!bytes.is_empty()).then_some(Piece { missing, bytes }));
-        }
-        Ok(None)
+        let Some(start) = starts.iter().rev().find(|it| **it <= self.place) else { return Ok(None) };
+        let next = starts.iter().find(|it| **it > self.place);
+        let mut file = match crate::fs::open_below(&self.spool, &format!("{OUTPUT}/{}", name(*start))) {
+            // Dropped between the listing and now: the next call finds what follows.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        file.seek(SeekFrom::Start(self.place - start))?;
+        let mut bytes = Vec::new();
+        let most = next.map_or(READ as u64, |next| (next - self.place).min(READ as u64));
+        file.take(most).read_to_end(&mut bytes)?;
+        self.place += bytes.len() as u64;
+        Ok((!bytes.is_empty()).then_some(Piece { missing, bytes }))
     }
 }
 
@@ -173,7 +171,7 @@ mod tests {
 
     fn all(reader: &mut OutputReader) -> (u64, Vec<u8>) {
         let (mut missing, mut bytes) = (0, Vec::new());
-        while let Some(piece) = reader.next().unwrap() {
+        while let Some(piece) = reader.read_next().unwrap() {
             missing += piece.missing;
             bytes.extend(piece.bytes);
         }
@@ -183,7 +181,7 @@ mod tests {
     #[test]
     fn bytes_come_back_as_they_were_across_openings() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(OutputReader::new(dir.path()).next().unwrap().is_none());
+        assert!(OutputReader::new(dir.path()).read_next().unwrap().is_none());
         let mut reader = OutputReader::new(dir.path());
         let mut writer = OutputWriter::open(dir.path(), 1 << 20).unwrap();
         writer.write(b"one\r\xff").unwrap();
@@ -215,7 +213,7 @@ mod tests {
         fs::create_dir(dir.path().join(OUTPUT)).unwrap();
         fs::write(dir.path().join("secret"), "host").unwrap();
         std::os::unix::fs::symlink(dir.path().join("secret"), path(&dir.path().join(OUTPUT), 0)).unwrap();
-        assert!(OutputReader::new(dir.path()).next().is_err());
+        assert!(OutputReader::new(dir.path()).read_next().is_err());
         assert!(OutputWriter::open(dir.path(), 100).unwrap().start > 0);
         assert!(create(&dir.path().join(OUTPUT), 0).is_err());
     }

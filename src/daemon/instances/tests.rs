@@ -105,7 +105,7 @@ fn one_that_obeys_is_stopped_cleanly_and_one_that_does_not_is_killed() {
         let state = tempfile::tempdir().unwrap();
         let instances = Instances::open(state.path()).unwrap();
         let (mut child, record) = another(&instances, script);
-        assert_eq!(instances.running().unwrap(), [record.clone()], "{script}");
+        assert_eq!(instances.running().unwrap(), std::slice::from_ref(&record), "{script}");
         assert_eq!(stop::stop_within(&instances, &record, patience).unwrap(), expected, "{script}");
         let status = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), signal, "{script}");

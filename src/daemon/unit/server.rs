@@ -158,7 +158,7 @@ pub(super) async fn report(client: &Client, task: &str, worker: &str, tags: &[St
 mod tests {
     use super::*;
 
-    fn seen(status: &str, worker: &str, updated: &str, runtime: Value) -> Seen {
+    fn seen(status: &str, worker: &str, updated: &str, runtime: &Value) -> Seen {
         Seen::of(&json!({ "status": status, "last_worker": worker, "last_update": updated, "runtime": runtime }))
     }
 
@@ -168,19 +168,19 @@ mod tests {
         let (run, other) = (RunId::new().unwrap(), RunId::new().unwrap());
         let by = |seen: &Seen| seen.is_run_by_another(&run, "me:0", now);
         let lately = "2026-01-01T11:59:00.123000+00:00";
-        assert!(by(&seen("in_progress", "you:0", lately, json!({}))));
-        assert!(by(&seen("in_progress", "", "", json!({}))));
-        assert!(!by(&seen("in_progress", "you:0", "2026-01-01T11:00:00+00:00", json!({}))));
-        assert!(!by(&seen("in_progress", "me:0", lately, json!({}))));
-        assert!(!by(&seen("queued", "you:0", lately, json!({}))));
-        let mine = seen("in_progress", "you:0", lately, json!({ RUN: run.as_str() }));
+        assert!(by(&seen("in_progress", "you:0", lately, &json!({}))));
+        assert!(by(&seen("in_progress", "", "", &json!({}))));
+        assert!(!by(&seen("in_progress", "you:0", "2026-01-01T11:00:00+00:00", &json!({}))));
+        assert!(!by(&seen("in_progress", "me:0", lately, &json!({}))));
+        assert!(!by(&seen("queued", "you:0", lately, &json!({}))));
+        let mine = seen("in_progress", "you:0", lately, &json!({ RUN: run.as_str() }));
         assert!(!by(&mine) && !mine.is_taken_from(&run) && mine.is_taken_from(&other));
-        assert!(!seen("in_progress", "", "", json!({})).is_taken_from(&run));
+        assert!(!seen("in_progress", "", "", &json!({})).is_taken_from(&run));
     }
 
     #[test]
     fn the_sdk_may_ask_for_time_to_end() {
-        let callback = |runtime| seen("in_progress", "", "", runtime).callback();
+        let callback = |runtime: Value| seen("in_progress", "", "", &runtime).callback();
         assert_eq!(callback(json!({})), None);
         assert_eq!(callback(json!({ "_abort_callback_timeout": "180.0", "_abort_poll_freq": 10 })), Some(190));
         assert_eq!(callback(json!({ "_abort_callback_timeout": 180, "_abort_callback_completed": 1 })), None);

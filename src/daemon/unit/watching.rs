@@ -82,7 +82,7 @@ impl Watch {
     }
 
     /// What the task's status message is to say; the latest counts.
-    pub(super) fn say(&self, text: String) {
+    pub(super) fn say(&self, text: &str) {
         // It is searched for this word.
         let text = text.replace("stopping", "ending").replace("Stopping", "Ending");
         self.text.send_if_modified(|it| {

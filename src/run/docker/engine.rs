@@ -50,7 +50,7 @@ impl DockerEngine {
 
     async fn begin(&self, spec: &RunSpec) -> Result<(), ContainersError> {
         let image = self.image(&spec.image).await?;
-        let named = image.tags.iter().any(|it| *it == spec.image.name);
+        let named = image.tags.contains(&spec.image.name);
         let image = if named { spec.image.name.clone() } else { image.id.to_string() };
         let mut asked = container(spec, image, &self.containers)?;
         if self.lends {

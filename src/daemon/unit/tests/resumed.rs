@@ -40,7 +40,7 @@ async fn after_a_kill_in_any_phase_the_task_runs_once_and_completes() {
         // The console of a drained run is empty: only the status waits for the server.
         let waits = if phase == Phase::Settle { Phase::Drain } else { phase };
         unit.reaches(waits).await;
-        unit.is_killed().await;
+        unit.die().await;
         world.builds(BUILDS);
         if world.server.is_none() {
             world.start_server().await;
@@ -73,7 +73,7 @@ async fn a_run_that_ended_or_was_lost_meanwhile_is_told_as_it_was() {
         let world = World::queued().await;
         let mut unit = world.begin();
         unit.reaches(Phase::Run).await;
-        unit.is_killed().await;
+        unit.die().await;
         match outcome {
             Some(code) => world.engine.end(&Outcome::Exited { code, out_of_memory: false }),
             None => world.engine.lose(),
@@ -98,7 +98,7 @@ async fn a_stop_that_was_asked_for_before_the_kill_is_carried_out_after_it() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), stopping).await.unwrap();
-    unit.is_killed().await;
+    unit.die().await;
     assert!(world.engine.is_running());
     runtime["_abort_callback_completed"] = json!(1);
     world.call("tasks.edit", json!({ "task": world.task, "force": true, "runtime": runtime })).await;

@@ -231,7 +231,7 @@ impl Going {
     }
 
     /// Ends the process that attends it, as a kill does: nothing more is written.
-    pub(super) async fn is_killed(mut self) {
+    pub(super) async fn die(mut self) {
         self.end.abort();
         let _ = (&mut self.end).await;
     }

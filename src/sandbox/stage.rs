@@ -260,9 +260,10 @@ pub fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers: Vec<RawFd> =
         entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).filter(|it| *it > 2).collect();
-    for number in numbers {
-        // SAFETY: this process has only just begun; nothing in it owns a descriptor beyond the standard ones. The one
-        // that listed them is closed already.
+    // The one that listed them is closed by now.
+    let open = |it: &RawFd| std::fs::symlink_metadata(format!("/proc/self/fd/{it}")).is_ok();
+    for number in numbers.into_iter().filter(open) {
+        // SAFETY: this process has only just begun; nothing in it owns a descriptor beyond the standard ones.
         unsafe { rustix::io::close(number) };
     }
 }

@@ -4,7 +4,7 @@
 //! (`NVIDIA_REQUIRE_…`, as NVIDIA's container tools do), the CUDA version its wheels were made for, and room on the disk.
 //! What certainly fails is refused with the reason; what may fail is a warning.
 //!
-//! To be called with [`Machine`] filled in, after the lock is there and before the build: a locked base's configuration is
+//! To be called with [`Machine::here`], after the lock is there and before the build: a locked base's configuration is
 //! a small blob (`lock.base.config`), at hand once the lock was made. For a prebuilt image: its own configuration and lock.
 
 mod require;
@@ -17,8 +17,10 @@ use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::error::{Explain, Kind};
-use crate::gpu::{GpuSet, Inventory};
+use crate::gpu::{Discovery, GpuSet, Inventory};
 use crate::lock::Lock;
+use crate::oci::Platform;
+use crate::store::Store;
 
 /// How much larger a layer is unpacked, about.
 const UNPACKED: u64 = 3;
@@ -36,6 +38,33 @@ pub struct Machine {
     pub free: Option<u64>,
     /// Layers and wheels that are there already.
     pub present: BTreeSet<Digest>,
+}
+
+impl Machine {
+    /// This machine, as it is for a run with these GPUs whose image is built from a lock in this store. For an image that
+    /// is finished already nothing is fetched: leave out `free` then.
+    #[must_use]
+    pub fn here(gpus: &GpuSet, found: &Discovery, store: &Store, lock: &Lock) -> Self {
+        let inventory = match found {
+            Discovery::Found(inventory) => Some(inventory.clone()),
+            Discovery::NoDriver(_) => None,
+        };
+        let room = rustix::fs::statvfs(store.root()).ok();
+        let wanted = fetched(lock).map(|it| *it.0);
+        Self {
+            architecture: Platform::host().architecture,
+            gpus: gpus.clone(),
+            inventory,
+            free: room.map(|it| it.f_bavail.saturating_mul(it.f_frsize)),
+            present: wanted.filter(|it| store.has(it).is_some()).collect(),
+        }
+    }
+}
+
+/// What a build from a lock fetches, with sizes: layers of the base, and wheels.
+fn fetched(lock: &Lock) -> impl Iterator<Item = (&Digest, u64)> {
+    let blobs = lock.base.layers.iter().filter_map(|it| it.blob.as_ref()).map(|it| (&it.digest, it.size));
+    blobs.chain(lock.python.distributions.iter().map(|it| (&it.sha256, it.size)))
 }
 
 /// Something that may go wrong.
@@ -177,9 +206,7 @@ fn architecture(config: &Value, lock: &Lock, machine: &Machine) -> Result<(), Pr
 
 fn space(lock: &Lock, machine: &Machine, warnings: &mut Vec<Warning>) -> Result<(), PreflightError> {
     let Some(free) = machine.free else { return Ok(()) };
-    let blobs = lock.base.layers.iter().filter_map(|it| it.blob.as_ref()).map(|it| (&it.digest, it.size));
-    let wheels = lock.python.distributions.iter().map(|it| (&it.sha256, it.size));
-    let absent = blobs.chain(wheels).filter(|it| !machine.present.contains(it.0));
+    let absent = fetched(lock).filter(|it| !machine.present.contains(it.0));
     let needed = absent.fold(0_u64, |sum, it| sum.saturating_add(it.1));
     if needed > free {
         return Err(PreflightError::Space { needed, free });

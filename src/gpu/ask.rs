@@ -102,15 +102,12 @@ pub fn resolve(ask: &Ask, found: &Discovery) -> Result<GpuSet, GpuError> {
         }
         (_, Discovery::Found(inventory)) => inventory,
     };
-    let items = match ask {
-        Ask::These(items) => items,
-        _ => {
-            let devices: Vec<GpuDevice> = inventory.devices.iter().flat_map(usable).collect();
-            return match (ask, devices.is_empty()) {
-                (Ask::All, true) => Err(GpuError::NoDevices { asked: ask.to_string() }),
-                _ => Ok(GpuSet { devices }),
-            };
-        }
+    let Ask::These(items) = ask else {
+        let devices: Vec<GpuDevice> = inventory.devices.iter().flat_map(usable).collect();
+        return match (ask, devices.is_empty()) {
+            (Ask::All, true) => Err(GpuError::NoDevices { asked: ask.to_string() }),
+            _ => Ok(GpuSet { devices }),
+        };
     };
     let mut named: Vec<(&str, GpuDevice)> = Vec::new();
     for item in items {

@@ -186,7 +186,10 @@ impl Driver {
         }
         let below = |it: &str| root.join(it.trim_start_matches('/'));
         let beside = directories.iter().filter_map(|it| Some(it.parent()?.join("bin")));
-        let places: Vec<PathBuf> = PROGRAM_DIRECTORIES.iter().map(|it| below(it)).chain(beside).collect();
+        // As a shell would find them, where it is this machine's own driver.
+        let path = std::env::var_os("PATH").filter(|_| root == Path::new("/")).unwrap_or_default();
+        let own = PROGRAM_DIRECTORIES.iter().map(|it| below(it));
+        let places: Vec<PathBuf> = own.chain(beside).chain(std::env::split_paths(&path)).collect();
         let file = |it: PathBuf| it.canonicalize().ok().filter(|it| it.is_file());
         let programs =
             PROGRAMS.iter().filter_map(|name| Some((*name, places.iter().find_map(|it| file(it.join(name)))?)));

@@ -153,3 +153,17 @@ fn what_does_not_fit_on_the_disk_is_not_fetched() {
     assert_eq!(run(&machine(4000, &[])), Ok(String::new()));
     assert_eq!(run(&machine(0, &[Digest::of("layer"), Digest::of("numpy")])), Ok(String::new()));
 }
+
+#[test]
+fn this_machine_knows_its_room_and_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (digest, size) = store.put_bytes(b"a wheel").unwrap();
+    let mut lock = lock(vec![distribution("here", "1", size), distribution("absent", "1", 5)]);
+    lock.python.distributions[0].sha256 = digest;
+    let found = Discovery::NoDriver(String::new());
+    let here = Machine::here(&GpuSet::default(), &found, &store, &lock);
+    assert_eq!((here.present, here.inventory), ([digest].into(), None));
+    assert!(here.free.is_some_and(|it| it > 0));
+    assert_eq!(here.architecture, Platform::host().architecture);
+}

@@ -33,7 +33,6 @@ fn a_build_can_be_stopped_by_the_server() {
     let mut running = task.execute().spawn(&context.path("output"));
     let message = || task.document(&task.id)["status_message"].as_str().unwrap_or_default().to_owned();
     wait_until("the task says what is built", || message().starts_with("building image: "));
-    assert!(message().contains("setup") || message().contains("layer"), "{}", message());
     task.server.call("tasks.stop", &json!({ "task": task.id }));
     assert_eq!(running.wait(), Some(130));
     assert_eq!(task.told(), ("stopped".to_owned(), "task was stopped by tasks.stop".to_owned()));

@@ -67,6 +67,7 @@ fn part(store: &Store, wheels: &[PathBuf]) -> PythonPart {
             sha256,
             size,
             url: None,
+            direct: false,
             built_from: None,
             path: None,
         }
@@ -80,6 +81,7 @@ fn part(store: &Store, wheels: &[PathBuf]) -> PythonPart {
         digest: Digest::of("no interpreter takes part"),
         site_packages: true,
         extra_paths: Vec::new(),
+        indexes: Vec::new(),
         distributions,
         base_distributions: Vec::new(),
         projects: Vec::new(),

@@ -138,7 +138,7 @@ mod tests {
             image: RunImage { name: "x".to_owned(), manifest: Digest::of("m"), config: Digest::of("c") },
             container,
             gpus: GpuSet::default(),
-            directory: "/nowhere".into(),
+            directory: std::env::temp_dir(),
         }
     }
 

@@ -38,8 +38,8 @@ impl Lock {
             found.map(|it| it.as_bytes().to_vec()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         };
         let (mut lock, missing) = Self::parse_partly("the task's lock", text, own)?;
-        let code = lock.code.iter().flat_map(|it| it.diff.iter().chain(it.script.as_ref().map(|it| &it.text)));
-        let whole = code.into_iter().all(|it| !missing.contains(&it.sha256));
+        let mut code = lock.code.iter().flat_map(|it| it.diff.iter().chain(it.script.as_ref().map(|it| &it.text)));
+        let whole = code.all(|it| !missing.contains(&it.sha256));
         if let (Some(asked), false) = (&mut lock.asked, whole) {
             *asked = Asked { code: Digest::of(""), ..asked.clone() };
         }

@@ -109,8 +109,8 @@ fn loosen(requirements: &mut [String], of_base: &[BaseDistribution], own: &str) 
 /// ground and from these files.
 fn may_stand(earlier: &Lock, below: &Below<'_>, setup: Option<&SetupPart>) -> bool {
     let part = &earlier.python;
-    let packages = earlier.system.iter().flat_map(|it| &it.packages);
-    let brought = packages.into_iter().any(|it| it.sha256 == part.digest);
+    let mut packages = earlier.system.iter().flat_map(|it| &it.packages);
+    let brought = packages.any(|it| it.sha256 == part.digest);
     let built = !part.projects.is_empty() || part.distributions.iter().any(|it| it.built_from.is_some());
     (below.floor.standing.system || !(brought || built))
         && (!built || earlier.setup.as_ref() == setup)

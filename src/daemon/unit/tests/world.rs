@@ -210,7 +210,9 @@ impl Going {
     /// Waits for a phase.
     pub(super) async fn reaches(&mut self, phase: Phase) {
         while self.phases.last() != Some(&phase) {
-            match tokio::time::timeout(LONG, self.events.recv()).await.unwrap() {
+            let heard = tokio::time::timeout(LONG, self.events.recv()).await;
+            let heard = heard.unwrap_or_else(|_| panic!("{phase:?} is not reached: {:?}, {:?}", self.phases, self.notes));
+            match heard {
                 Some(UnitEvent::Phase(next)) => self.phases.push(next),
                 Some(UnitEvent::Note(text)) => self.notes.push(text),
                 None => panic!("it ended before {phase:?}: {:?}, {:?}", self.phases, self.notes),

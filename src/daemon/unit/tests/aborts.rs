@@ -23,6 +23,14 @@ async fn staying_in(phase: Phase) -> (World, super::world::Going) {
     }
     let mut unit = world.begin();
     unit.reaches(phase).await;
+    // What comes in the moment of a message is overwritten by it.
+    let message = match phase {
+        Phase::Build => "building image",
+        Phase::Prepare => "preparing image in fake",
+        Phase::Start => "starting in fake",
+        _ => "running",
+    };
+    world.says(message).await;
     if phase == Phase::Build {
         wait_until(|| world.dir.path().join("pid").exists()).await;
     }

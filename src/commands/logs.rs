@@ -138,8 +138,8 @@ fn start_of_last(bytes: &[u8], lines: usize) -> Option<usize> {
     }
     // A line end at the very end ends the last line and begins no other.
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let ends = body.iter().enumerate().rev().filter(|it| *it.1 == b'\n').map(|it| it.0);
-    ends.skip(lines - 1).map(|it| it + 1).next()
+    let mut ends = body.iter().enumerate().rev().filter(|it| *it.1 == b'\n').map(|it| it.0);
+    ends.nth(lines - 1).map(|it| it + 1)
 }
 
 /// How far a run is, or what became of its task.

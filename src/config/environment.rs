@@ -187,7 +187,6 @@ pub const VARIABLES: &[Variable] = &[
         "Where runs and daemons are recorded; `agent` in `XDG_STATE_HOME` or in `~/.local/state` by default.",
     ),
     read("XDG_STATE_HOME", "Below it, in `agent`, are the records of runs and daemons; `~/.local/state` by default."),
-    read("NOTIFY_SOCKET", "Where a daemon tells systemd that it is ready; systemd sets it."),
     read(
         "XDG_DATA_HOME",
         "Below it, in `agent`, are the quick start's server and sample, and what offline runs keep; `~/.local/share` by default.",

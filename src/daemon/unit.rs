@@ -191,7 +191,7 @@ impl Pace {
         ping: Duration::from_secs(60),
         report: Duration::from_secs(30),
         lines: Duration::from_secs(2),
-        say: Duration::from_secs(3),
+        say: Duration::from_secs(10),
         pause: Duration::from_millis(300),
         longest: Duration::from_secs(30),
         orphan: Duration::from_secs(20),

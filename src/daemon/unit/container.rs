@@ -282,8 +282,8 @@ mod tests {
     fn a_run_is_told_the_server_and_no_secret_of_the_agent() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clearml.conf");
-        let text = "agent { git_pass: hush }\nsdk { aws.s3.region: here }\n\
-                    api { api_server: \"http://h:8008/\", credentials { access_key: K, secret_key: S } }\n";
+        let text = "agent { git_pass: hush }\nsdk { aws.s3.region: here }\napi { api_server: \"http://h:8008/\", \
+                    credentials { access_key: K, secret_key: S } }\n";
         fs_err::write(&path, text).unwrap();
         let api = Config::from_text("test", text, &Environment::default()).unwrap().api().unwrap();
         let document = configuration(&api, Some(&path));

@@ -2,8 +2,10 @@
 //! it meanwhile.
 //!
 //! One task of the runtime does both, since a message must not overwrite a request to stop, which is a message too
-//! (`stopping`): it is written right after a look that found none. What is being sent when the watch ends is sent to its
-//! end, so that no late message follows the final status.
+//! (`stopping`): it is written right after a look that found none. The API has no way to do both at once, so that a
+//! request of the same few milliseconds is lost, as it is to the SDK, which says at its start that the task has started:
+//! phases are told when they begin, and what goes on within one rarely. What is being sent when the watch ends is sent to
+//! its end, so that no late message follows the final status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,8 @@ use crate::run::RunId;
 
 /// How many times in a row a running task may be found reset before it is ended, as in the original.
 const RESETS: u32 = 5;
+/// How messages of a build begin that goes on.
+const PROGRESS: &str = "building image: ";
 /// Longer than any call takes.
 const LONGEST_CALL: Duration = Duration::from_secs(120);
 
@@ -132,7 +136,12 @@ impl Watching {
                 () = sleep_until(soonest) => false,
             };
             if text {
-                pending = Some(self.text.borrow_and_update().clone());
+                let text = self.text.borrow_and_update().clone();
+                // What a build does changes all the time; a phase that begins is told at once.
+                if !text.starts_with(PROGRESS) {
+                    say = Instant::now();
+                }
+                pending = Some(text);
                 if Instant::now() < say {
                     continue;
                 }

@@ -88,6 +88,7 @@ async fn a_stop_that_was_asked_for_before_the_kill_is_carried_out_after_it() {
     let world = World::queued().await;
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
+    world.says("running").await;
     let mut runtime = world.document().await["runtime"].clone();
     runtime["_abort_callback_timeout"] = json!(600);
     world.call("tasks.edit", json!({ "task": world.task, "force": true, "runtime": runtime })).await;

@@ -49,6 +49,9 @@ pub mod sandbox;
 // What was asked.
 
 #[cfg(feature = "host")]
+pub mod switches;
+
+#[cfg(feature = "host")]
 pub mod task;
 
 // What is known about packages.

@@ -26,6 +26,7 @@ use crate::python::indexes::Indexes;
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
 use crate::settings::{TaskSettings, TaskSource};
+use crate::switches::{self, Part};
 use crate::task::{Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
@@ -238,9 +239,9 @@ pub(super) fn secrets(settings: &TaskSettings, task: Option<&Task>, indexes: &In
         }
     }
     let words = crate::process::words(task.container.arguments.as_deref().unwrap_or_default()).unwrap_or_default();
-    for word in &words {
-        let assignment = word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e")).unwrap_or(word);
-        if let Some((name, value)) = assignment.split_once('=')
+    for part in switches::scan(&words) {
+        if let Part::Switch(switch) = part
+            && let Some((name, Some(value))) = switch.assignment()
             && is_secret_name(name)
         {
             add(format!("-e {name}"), value);

@@ -11,10 +11,11 @@ use crate::launch::{Mode, has_variables};
 use crate::lock::{CodePart, LaunchPart, Text};
 use crate::process;
 use crate::secret::{is_secret_name, is_secret_parameter, strip_userinfo};
+use crate::switches::{PolicyError, SwitchError};
 use crate::task::Task;
 
 use super::arguments;
-pub use super::arguments::ArgumentPolicy;
+pub use crate::switches::ArgumentPolicy;
 
 /// The section of the hyperparameters that may become environment variables.
 const ENVIRONMENT: &str = "Environment";
@@ -251,21 +252,18 @@ pub enum LaunchError {
         /// The path.
         path: String,
     },
-    /// A filter of the configuration is no regular expression.
-    #[error("`{pattern}` in `agent.docker_args_filters` is not a regular expression")]
-    Filter {
-        /// The pattern.
-        pattern: String,
-        /// Why.
-        #[source]
-        source: Box<regex::Error>,
-    },
+    /// Container arguments that cannot be read.
+    #[error(transparent)]
+    Arguments(#[from] SwitchError),
+    /// A policy that cannot be read.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl Explain for LaunchError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Filter { .. } => Kind::Config,
+            Self::Policy(error) => error.kind(),
             _ => Kind::Input,
         }
     }
@@ -281,7 +279,9 @@ impl Explain for LaunchError {
             }
             Self::Option { .. } => "Give a script or `-m module`.",
             Self::Notebook { .. } => "Convert it (`jupyter nbconvert --to script`) and record the script.",
-            Self::Quotes { .. } | Self::Filter { .. } => return Vec::new(),
+            Self::Quotes { .. } => return Vec::new(),
+            Self::Arguments(error) => return error.hints(),
+            Self::Policy(error) => return error.hints(),
         };
         vec![hint.to_owned()]
     }

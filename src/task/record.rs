@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::process;
 use crate::secret::{is_secret_name, is_secret_parameter, strip_userinfo};
+use crate::switches::{self, Part};
 
 /// Fields that define a task.
 const FIELDS: &[&str] = &[
@@ -118,33 +119,37 @@ fn strip(value: &mut Value) {
 }
 
 /// Container arguments with the values of secret variables removed: `-e NAME=value` becomes `-e NAME`, which takes the
-/// value from the environment of whoever runs it.
+/// value from the environment of whoever runs it. What is no switch is no error here, and loses its secrets too.
 fn without_secrets(arguments: &str) -> String {
     // A quote that is not closed: where a value ends cannot be told, and nobody can run this.
     let Some(words) = process::words(arguments) else { return String::new() };
     let mut changed = false;
-    let mut after_switch = false;
-    let cleaned: Vec<String> = words
-        .iter()
-        .map(|word| {
-            let prefix =
-                ["--env=", "-e"].iter().find(|it| !after_switch && word.starts_with(**it) && word.len() > it.len());
-            let assignment = match prefix {
-                Some(prefix) => &word[prefix.len()..],
-                None if after_switch => word,
-                None => "",
-            };
-            after_switch = !after_switch && (word == "-e" || word == "--env");
-            match assignment.split_once('=') {
-                Some((name, value)) if is_secret_name(name) || strip_userinfo(value) != value => {
+    let mut cleaned = Vec::new();
+    for part in switches::scan(&words) {
+        match part {
+            Part::Switch(switch) => cleaned.extend(match switch.assignment() {
+                Some((name, Some(value))) if is_secret(name, value) => {
                     changed = true;
-                    word[..word.len() - value.len() - 1].to_owned()
+                    let name = name.to_owned();
+                    switch.with_value(name).words()
                 }
-                _ => word.clone(),
-            }
-        })
-        .collect();
-    if changed { process::command_line(&cleaned) } else { strip_userinfo(arguments) }
+                _ => switch.words(),
+            }),
+            Part::Unknown(word) | Part::Word(word) => match word.split_once('=') {
+                Some((name, value)) if is_secret_name(name.trim_start_matches('-')) && !value.is_empty() => {
+                    changed = true;
+                    cleaned.push(name.to_owned());
+                }
+                _ => cleaned.push(word),
+            },
+            lacking @ Part::Lacking(_) => cleaned.extend(lacking.words()),
+        }
+    }
+    strip_userinfo(&if changed { process::command_line(&cleaned) } else { arguments.to_owned() })
+}
+
+fn is_secret(name: &str, value: &str) -> bool {
+    is_secret_name(name) || strip_userinfo(value) != value
 }
 
 #[cfg(test)]
@@ -182,6 +187,7 @@ mod tests {
         let arguments = "--env=DB_PASSWORD -eMY_TOKEN -e A=1 --env AWS_SECRET_ACCESS_KEY -e URL --ipc=host";
         assert_eq!(record["container"]["arguments"], arguments);
         assert_eq!(without_secrets("--ipc=host -e TOKEN='a b"), "");
+        assert_eq!(without_secrets("-ite MY_TOKEN=S -xe DB_PASSWORD=S --odd"), "-i -t -e MY_TOKEN -xe DB_PASSWORD --odd");
         assert_eq!(record["models"], json!({"input": [{"name": "m", "model": "1"}], "output": []}));
         assert_eq!(record["output"], json!({"destination": "s3://bucket"}));
         assert_eq!(record["execution"], json!({"docker_cmd": "img -e HF_TOKEN", "parameters": {"Args/api_key": ""}}));

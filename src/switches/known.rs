@@ -1,0 +1,271 @@
+//! Every switch of `docker run`, and what becomes of it: followed, or deliberately not, with the reason.
+//!
+//! `docs/container-arguments.md` shows this table.
+
+/// A switch of `docker run`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its long name, without dashes.
+    pub name: &'static str,
+    /// Its letter.
+    pub short: Option<char>,
+    /// Whether it stands alone; it may still be given `=true` or `=false`.
+    pub flag: bool,
+    /// What Docker and Podman runs make of it.
+    pub engines: Fate,
+    /// What native runs make of it.
+    pub natively: Fate,
+}
+
+/// What becomes of a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done.
+    Followed,
+    /// It is done but for what this says.
+    Partly(&'static str),
+    /// Nothing needs to be done, for this reason.
+    Needless(&'static str),
+    /// It is left out and a warning says so, for this reason.
+    LeftOut(&'static str),
+    /// The run is refused, for this reason.
+    Refused(&'static str),
+}
+
+use Fate::{Followed, LeftOut, Needless, Partly, Refused};
+
+const NETWORK: Fate = Needless("the network is the host's");
+const NO_NETWORK: Fate = LeftOut("the network is the host's");
+const NO_LIMIT: Fate = LeftOut("limits of the machine's resources are an engine's");
+const NO_ENGINE: Fate = LeftOut("only an engine has this");
+const TERMINAL: Fate = Needless("whoever starts the run has its terminal and its output");
+const HEALTH: Fate = Needless("nobody asks for the health of a native run");
+const WINDOWS: Fate = Refused("it is for Windows containers");
+
+const fn value(name: &'static str, engines: Fate, natively: Fate) -> Known {
+    Known { name, short: None, flag: false, engines, natively }
+}
+
+const fn flag(name: &'static str, engines: Fate, natively: Fate) -> Known {
+    Known { name, short: None, flag: true, engines, natively }
+}
+
+const fn short(letter: char, known: Known) -> Known {
+    Known { short: Some(letter), ..known }
+}
+
+/// Further names of switches.
+const ALIASES: [(&str, &str); 3] = [("net", "network"), ("net-alias", "network-alias"), ("dns-opt", "dns-option")];
+
+/// The table, by name.
+pub const KNOWN: &[Known] = &[
+    value("add-host", Followed, NETWORK),
+    value("annotation", Followed, NO_ENGINE),
+    short('a', value("attach", TERMINAL, TERMINAL)),
+    value("blkio-weight", Followed, NO_LIMIT),
+    value("blkio-weight-device", Followed, NO_LIMIT),
+    value("cap-add", Followed, LeftOut("a native run has the capabilities of its user namespace")),
+    value("cap-drop", Followed, LeftOut("a native run has the capabilities of its user namespace")),
+    value("cgroup-parent", Followed, NO_LIMIT),
+    value("cgroupns", Followed, NO_ENGINE),
+    value("cidfile", Needless("runs are found by their label"), Needless("runs are found by their id")),
+    value("cpu-count", WINDOWS, WINDOWS),
+    value("cpu-percent", WINDOWS, WINDOWS),
+    value("cpu-period", Followed, NO_LIMIT),
+    value("cpu-quota", Followed, NO_LIMIT),
+    value("cpu-rt-period", Followed, NO_LIMIT),
+    value("cpu-rt-runtime", Followed, NO_LIMIT),
+    short('c', value("cpu-shares", Followed, NO_LIMIT)),
+    value("cpus", Followed, NO_LIMIT),
+    value("cpuset-cpus", Followed, NO_LIMIT),
+    value("cpuset-mems", Followed, NO_LIMIT),
+    short('d', flag("detach", TERMINAL, TERMINAL)),
+    value("detach-keys", TERMINAL, TERMINAL),
+    value("device", Followed, LeftOut("a native run has the devices of its GPUs and no others")),
+    value("device-cgroup-rule", Followed, NO_ENGINE),
+    value("device-read-bps", Followed, NO_LIMIT),
+    value("device-read-iops", Followed, NO_LIMIT),
+    value("device-write-bps", Followed, NO_LIMIT),
+    value("device-write-iops", Followed, NO_LIMIT),
+    flag(
+        "disable-content-trust",
+        Needless("images are known by their digests"),
+        Needless("images are known by their digests"),
+    ),
+    value("dns", Followed, NO_NETWORK),
+    value("dns-option", Followed, NO_NETWORK),
+    value("dns-search", Followed, NO_NETWORK),
+    value("domainname", Followed, NO_ENGINE),
+    value(
+        "entrypoint",
+        Refused("the image's entrypoint is what runs and reports the task"),
+        Refused("the image's entrypoint is what runs and reports the task"),
+    ),
+    short('e', value("env", Followed, Followed)),
+    value(
+        "env-file",
+        Partly("the agent's own arguments only: a task's names a file of one machine and is left out"),
+        Partly("the agent's own arguments only: a task's names a file of one machine and is left out"),
+    ),
+    value("expose", Followed, NETWORK),
+    value(
+        "gpus",
+        Partly("by `agent run`; under a worker its own `--gpus` counts, and this is left out"),
+        Partly("by `agent run`; under a worker its own `--gpus` counts, and this is left out"),
+    ),
+    value("group-add", Followed, NO_ENGINE),
+    value("health-cmd", Followed, HEALTH),
+    value("health-interval", Followed, HEALTH),
+    value("health-retries", Followed, HEALTH),
+    value("health-start-interval", Followed, HEALTH),
+    value("health-start-period", Followed, HEALTH),
+    value("health-timeout", Followed, HEALTH),
+    flag("help", Refused("it starts nothing"), Refused("it starts nothing")),
+    short('h', value("hostname", Followed, Needless("a native run has a name of its own"))),
+    flag("init", Followed, Needless("the image's first process reaps")),
+    short('i', flag("interactive", TERMINAL, TERMINAL)),
+    value("io-maxbandwidth", WINDOWS, WINDOWS),
+    value("io-maxiops", WINDOWS, WINDOWS),
+    value("ip", Followed, NO_NETWORK),
+    value("ip6", Followed, NO_NETWORK),
+    value("ipc", Followed, Needless("shared memory is the host's")),
+    value("isolation", WINDOWS, WINDOWS),
+    value(
+        "kernel-memory",
+        LeftOut("engines do not know it any more"),
+        LeftOut("engines do not know it any more"),
+    ),
+    short('l', value("label", Followed, Needless("nobody asks for the labels of a native run"))),
+    value(
+        "label-file",
+        Partly("the agent's own arguments only: a task's names a file of one machine and is left out"),
+        Needless("nobody asks for the labels of a native run"),
+    ),
+    value("link", Followed, NO_NETWORK),
+    value("link-local-ip", Followed, NO_NETWORK),
+    value("log-driver", Followed, Needless("a native run's output goes to whoever started it")),
+    value("log-opt", Followed, Needless("a native run's output goes to whoever started it")),
+    value("mac-address", Followed, NO_NETWORK),
+    short('m', value("memory", Followed, NO_LIMIT)),
+    value("memory-reservation", Followed, NO_LIMIT),
+    value("memory-swap", Followed, NO_LIMIT),
+    value("memory-swappiness", Followed, NO_LIMIT),
+    value(
+        "mount",
+        Partly("types bind, volume and tmpfs"),
+        Partly("type bind"),
+    ),
+    value("name", Followed, Needless("runs are found by their id")),
+    value("network", Partly("one network; the last that is named"), Partly("`host`, which it is; others are left out")),
+    value("network-alias", Followed, NO_NETWORK),
+    flag("no-healthcheck", Followed, HEALTH),
+    flag("oom-kill-disable", Followed, NO_LIMIT),
+    value("oom-score-adj", Followed, NO_LIMIT),
+    value("pid", Followed, LeftOut("a native run's processes are its own")),
+    value("pids-limit", Followed, NO_LIMIT),
+    value(
+        "platform",
+        Needless("the image's platform is chosen when it is built (`--platform`)"),
+        Needless("the image's platform is chosen when it is built (`--platform`)"),
+    ),
+    flag("privileged", Followed, LeftOut("a native run has no more rights than whoever starts it")),
+    short('p', value("publish", Followed, NETWORK)),
+    short('P', flag("publish-all", Followed, NETWORK)),
+    value(
+        "pull",
+        Needless("the image is built; its base is asked for anew by every build"),
+        Needless("the image is built; its base is asked for anew by every build"),
+    ),
+    short('q', flag("quiet", TERMINAL, TERMINAL)),
+    flag("read-only", Followed, Followed),
+    value(
+        "restart",
+        LeftOut("whoever runs the task decides what becomes of it once it has ended"),
+        LeftOut("whoever runs the task decides what becomes of it once it has ended"),
+    ),
+    flag("rm", Needless("a run is removed once it has been reported"), Needless("nothing of a native run stays")),
+    value("runtime", Followed, NO_ENGINE),
+    value(
+        "security-opt",
+        Partly("a file with a seccomp profile only in the agent's own arguments"),
+        LeftOut("only an engine has this"),
+    ),
+    value("shm-size", Followed, Needless("shared memory is the host's")),
+    flag("sig-proxy", TERMINAL, TERMINAL),
+    value(
+        "stop-signal",
+        LeftOut("the image's first process is asked to end with TERM and tells the program"),
+        LeftOut("the image's first process is asked to end with TERM and tells the program"),
+    ),
+    value("stop-timeout", Followed, Needless("whoever stops a run says how long it waits")),
+    value("storage-opt", Followed, NO_ENGINE),
+    value("sysctl", Followed, NO_ENGINE),
+    value("tmpfs", Followed, NO_ENGINE),
+    short('t', flag("tty", TERMINAL, TERMINAL)),
+    value("ulimit", Followed, NO_LIMIT),
+    flag(
+        "use-api-socket",
+        Refused("it hands the engine's socket and its credentials to the task"),
+        Refused("it hands the engine's socket and its credentials to the task"),
+    ),
+    short('u', value("user", Followed, Followed)),
+    value("userns", Followed, NO_ENGINE),
+    value("uts", Followed, NO_ENGINE),
+    short('v', value("volume", Followed, Partly("directories and files of this machine, no named volumes"))),
+    value("volume-driver", Followed, NO_ENGINE),
+    value("volumes-from", Followed, NO_ENGINE),
+    short('w', value("workdir", Followed, Needless("the program starts in the task's own working directory"))),
+];
+
+/// The switch of a long name without dashes.
+#[must_use]
+pub fn long(name: &str) -> Option<&'static Known> {
+    let name = ALIASES.iter().find(|it| it.0 == name).map_or(name, |it| it.1);
+    KNOWN.iter().find(|it| it.name == name)
+}
+
+/// The switch of a letter.
+#[must_use]
+pub fn short_of(letter: char) -> Option<&'static Known> {
+    KNOWN.iter().find(|it| it.short == Some(letter))
+}
+
+/// The switch that a word of a configuration names: `entrypoint`, `--net`, `-v`, `v`, `--network=host`.
+#[must_use]
+pub fn named(word: &str) -> Option<&'static Known> {
+    let name = word.trim().trim_start_matches('-').split(['=', ' ']).next().unwrap_or_default();
+    let mut letters = name.chars();
+    match (letters.next(), letters.next()) {
+        (Some(letter), None) => short_of(letter),
+        _ => long(name),
+    }
+}
+
+/// The table, for `docs/container-arguments.md`.
+#[must_use]
+pub fn reference_table() -> String {
+    let mut page = String::from("| switch | in Docker and Podman | natively |\n|---|---|---|\n");
+    for known in KNOWN {
+        let letter = known.short.map(|it| format!("`-{it}`, ")).unwrap_or_default();
+        let aliases = ALIASES.iter().filter(|it| it.1 == known.name).map(|it| format!(", `--{}`", it.0));
+        let (engines, natively) = (known.engines.phrase(), known.natively.phrase());
+        page.push_str(&format!(
+            "| {letter}`--{}`{} | {engines} | {natively} |\n",
+            known.name,
+            aliases.collect::<String>()
+        ));
+    }
+    page
+}
+
+impl Fate {
+    fn phrase(self) -> String {
+        match self {
+            Followed => "followed".to_owned(),
+            Partly(how) => format!("followed: {how}"),
+            Needless(why) => format!("not needed: {why}"),
+            LeftOut(why) => format!("left out with a warning: {why}"),
+            Refused(why) => format!("refused: {why}"),
+        }
+    }
+}

@@ -227,6 +227,18 @@ fn the_page_about_variables_is_current() {
 }
 
 #[test]
+fn the_table_of_container_arguments_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/container-arguments.md");
+    let page = fs_err::read_to_string(&path).unwrap();
+    let before = page.split_once("| switch |").map_or(page.as_str(), |it| it.0);
+    let current = format!("{before}{}", agent::switches::known::reference_table());
+    if std::env::var_os("AGENT_UPDATE_DOCS").is_some() {
+        fs_err::write(&path, &current).unwrap();
+    }
+    assert!(page == current, "run: AGENT_UPDATE_DOCS=1 cargo test --test architecture");
+}
+
+#[test]
 fn files_are_of_a_readable_size() {
     let long: Vec<String> = sources()
         .iter()

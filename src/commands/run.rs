@@ -16,11 +16,15 @@ use super::inspect::lock_of;
 use crate::base::{Around, Request};
 use crate::cli::run::{RunArgs, RunEngine};
 use crate::config::Api;
+use crate::engine::ContainerSpec;
 use crate::error::Failure;
 use crate::image::deliver::DeliverError;
 use crate::image::read::{self, ReadError};
 use crate::launch;
 use crate::oci::Platform;
+use crate::run::arguments::Gpus;
+use crate::run::templates::{self, Values};
+use crate::run::{EngineKind, settings};
 use crate::sandbox::Bind;
 use crate::settings::UsageError;
 
@@ -74,13 +78,43 @@ struct Given {
     binds: Vec<Bind>,
 }
 
-/// The container arguments of the task that an image was made of; none of an image that is not ours.
-async fn container_arguments(around: &Around, request: &Request) -> Result<Option<String>, Failure> {
-    match read::read(around, request, &Platform::host()).await {
-        Ok(found) => Ok(lock_of(&found)?.launch.container_arguments),
-        Err(ReadError::NotOurs { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// What the task that an image was made of asks of its container, as far as the configuration lets it; nothing for an
+/// image that is not ours.
+async fn of_task(
+    around: &Around,
+    request: &Request,
+    engine: EngineKind,
+    context: &Context,
+) -> Result<ContainerSpec, Failure> {
+    let launch = match read::read(around, request, &Platform::host()).await {
+        Ok(found) => lock_of(&found)?.launch,
+        Err(ReadError::NotOurs { .. }) => return Ok(ContainerSpec::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let config = context.session.config()?;
+    let values = Values {
+        worker_id: context.session.environment.get("CLEARML_WORKER_ID").map(str::to_owned),
+        task: serde_json::from_str(&launch.record.to_lossy()).unwrap_or_default(),
+        config: templates::configuration(&config),
+        ..Values::default()
+    };
+    let chosen = settings::of_task(&settings::Asked {
+        engine,
+        arguments: launch.container_arguments.as_deref().unwrap_or_default(),
+        variables: &launch.env,
+        secrets: &launch.secrets,
+        recorded: "",
+        agent: &config.agent()?,
+        machine: &context.session.environment,
+        values: &values,
+        gpus: Gpus::Asked,
+        ports: None,
+        run: None,
+        read: &|path| fs_err::read_to_string(path),
+    })?;
+    let reporter = context.ui.reporter();
+    chosen.warnings.iter().for_each(|it| reporter.warning(it));
+    Ok(chosen.container)
 }
 
 /// What the in-image program is told: its options first, then the command.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::around::around;
@@ -19,15 +19,15 @@ use crate::git::{Access, HostCredentials, Repositories, Scheme, SshRules};
 use crate::http::Retry;
 use crate::launch;
 use crate::lock::Lock;
-use crate::lock::launch::ArgumentPolicy;
 use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
+use crate::run::{policy, rules};
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
-use crate::settings::{TaskSettings, TaskSource};
+use crate::settings::{BaseChoice, ImageChoice, TaskSettings, TaskSource};
 use crate::switches::{self, Part};
-use crate::task::{Task, clearml as wire, file};
+use crate::task::{Container, Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
 const LARGEST_DIFF: u64 = 256 << 20;
@@ -148,13 +148,10 @@ pub(super) async fn lock(
     settings: &TaskSettings,
     context: &Context,
 ) -> Result<Lock, Failure> {
-    let choice = settings.base.choose(&asked.task.container);
+    let (asked, choice) = container(asked, settings).await?;
     let base = choice.image.parse()?;
     let agent = &settings.agent;
-    let policy = ArgumentPolicy {
-        allowed: agent.docker_argument_filters.clone(),
-        forbidden: agent.forbidden_docker_arguments.clone(),
-    };
+    let policy = policy::of_configuration(agent, &context.session.environment)?;
     let force_task_init = context.session.environment.get("CLEARML_AGENT_FORCE_TASK_INIT").is_some_and(|it| it != "0");
     let (settings, opencv) = (settings.clone(), agent.install_opencv_libraries);
     blocking(move || {
@@ -191,6 +188,34 @@ pub(super) async fn lock(
         pipeline::lock(&shop, &asked.task, &wishes)
     })
     .await
+}
+
+/// The container that counts: the task's own, filled by the configuration's rules, else the default.
+async fn container(mut asked: Asked, settings: &TaskSettings) -> Result<(Asked, ImageChoice), Failure> {
+    let rules = &settings.agent.container.match_rules;
+    // An image that was named is meant.
+    if rules.is_empty() || settings.base.given {
+        let choice = settings.base.choose(&asked.task.container);
+        return Ok((asked, choice));
+    }
+    if settings.base.force {
+        asked.task.container = Container { setup_script: asked.task.container.setup_script, ..Container::default() };
+    }
+    let mut project = None;
+    if let (Some((client, _)), Some(id), true) =
+        (&asked.answer, rules::project_of(&asked.task), rules::need_project(rules))
+    {
+        let found = client.call("projects.get_all", &json!({ "id": [id], "only_fields": ["name"] })).await?;
+        project = found.pointer("/projects/0/name").and_then(Value::as_str).map(str::to_owned);
+    }
+    if let Some(container) = rules::choose(rules, &asked.task, project.as_deref())? {
+        asked.task.container = container;
+        let base = BaseChoice { force: false, ..settings.base.clone() };
+        let choice = base.choose(&asked.task.container);
+        return Ok((asked, choice));
+    }
+    let choice = settings.base.choose(&asked.task.container);
+    Ok((asked, choice))
 }
 
 /// Every secret this run has seen, by what it is: none may be in the image.

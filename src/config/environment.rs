@@ -99,6 +99,30 @@ pub const VARIABLES: &[Variable] = &[
          (`CLEARML_AGENT__AGENT__GIT_USER=ada`).",
     ),
     read("CLEARML_DOCKER_IMAGE", "Base image of tasks that name none; before `agent.default_docker.image`."),
+    read(
+        "CLEARML_AGENT_EXTRA_DOCKER_ARGS",
+        "The agent's own container arguments, in place of `agent.extra_docker_arguments`; words as a shell has them.",
+    ),
+    read("CLEARML_AGENT_EXTRA_DOCKER_LABELS", "Labels of every container, words `name=value`."),
+    read(
+        "CLEARML_AGENT_DOCKER_ARGS_FILTERS",
+        "What a task's container arguments may be, in place of `agent.docker_args_filters`: regular expressions, as words.",
+    ),
+    read(
+        "CLEARML_DOCKER_SKIP_GPUS_FLAG",
+        "Set: an engine is not asked for GPUs, and `NVIDIA_VISIBLE_DEVICES` alone says which a run sees.",
+    ),
+    read(
+        "CLEARML_AGENT_K8S_HOST_MOUNT",
+        "`node path:own path` of the directory that an agent in a container shares with its engine's machine; also \
+         `CLEARML_AGENT_DOCKER_HOST_MOUNT`.",
+    ),
+    read("CLEARML_AGENT_DISABLE_SSH_MOUNT", "Set: runs are not lent `~/.ssh`, as with `agent.disable_ssh_mount`."),
+    read("SSH_AUTH_SOCK", "An ssh agent's socket, which runs are lent in place of `~/.ssh`."),
+    read(
+        "CLEARML_AGENT_FORCE_HOST_MACHINE_IP",
+        "The address that tasks with published ports are told (`CLEARML_AGENT_HOST_IP`); found out by default.",
+    ),
     read("CLEARML_AGENT_FORCE_TASK_INIT", "A script that does not call `Task.init` is made to."),
     read("CLEARML_TASK_ID", "In an image: the task that runs instead of the recorded one."),
     read("AGENT_EXECUTOR", "In an image: `1` says that an executor sets the task's final status."),

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use crate::error::{Explain, Kind};
 use crate::secret::{Secret, is_secret_name, mask_userinfo};
 pub use environment::Environment;
-pub use typed::{Agent, Api, GitCredentials};
+pub use typed::{Agent, Api, ContainerKeys, GitCredentials, MatchRule};
 use value::{Object, Value};
 
 /// The merged configuration.

@@ -6,6 +6,10 @@ use super::value::Value;
 use super::{Config, ConfigError};
 use crate::secret::{Credentials, Secret};
 
+mod container;
+
+pub use container::{ContainerKeys, MatchRule};
+
 /// The server and how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Api {
@@ -97,6 +101,8 @@ pub struct Agent {
     pub system_site_packages: Option<bool>,
     /// `lock.max_age` (ours): for how many seconds a resolution is remembered.
     pub lock_max_age: u64,
+    /// What is said of containers besides images and arguments.
+    pub container: ContainerKeys,
 }
 
 /// How long a resolution is remembered, in seconds.
@@ -174,6 +180,7 @@ impl Config {
             original_requirements: on("agent.package_manager.force_original_requirements", false)?,
             system_site_packages: self.flag("agent.package_manager.system_site_packages")?,
             lock_max_age: self.number("lock.max_age", "a number of seconds")?.unwrap_or(LOCK_MAX_AGE),
+            container: self.container_keys()?,
         })
     }
 

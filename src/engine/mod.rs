@@ -9,12 +9,14 @@
 pub mod container;
 pub mod docker;
 pub mod endpoint;
+pub mod parts;
 pub mod podman;
 pub mod spec;
 
 pub use container::{ContainerState, LogChunk, Output};
 pub use docker::{Docker, EngineImage};
 pub use endpoint::Endpoint;
+pub use parts::{Attachment, Health, Limits};
 pub use podman::{Podman, Service};
 pub use spec::{Bind, ContainerSpec, DeviceRequest};
 

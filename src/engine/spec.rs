@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard::models;
 
+use super::parts::{self, Attachment, Health, Limits};
 use crate::secret::Secret;
 
 /// What a container is made of. Empty and `None` mean the image's or the engine's own default.
@@ -73,6 +74,56 @@ pub struct ContainerSpec {
     pub device_requests: Vec<DeviceRequest>,
     /// Seconds between TERM and KILL when it is stopped.
     pub stop_timeout: Option<u32>,
+    /// Further options of binds by their target: `z`, `rshared`, `nocopy`.
+    pub bind_options: BTreeMap<String, Vec<String>>,
+    /// Volumes without a name, by their target.
+    pub volumes: Vec<String>,
+    /// What makes volumes that are not there.
+    pub volume_driver: Option<String>,
+    /// Containers whose volumes it has too.
+    pub volumes_from: Vec<String>,
+    /// Further limits.
+    pub limits: Limits,
+    /// How it is attached to its network.
+    pub attachment: Attachment,
+    /// How it is told whether it is well; absent: as the image says.
+    pub health: Option<Health>,
+    /// Ports that are told and not published, `80/tcp`.
+    pub exposed: Vec<String>,
+    /// Whether every port that is told is published.
+    pub publish_all: bool,
+    /// Older links to other containers, `name:alias`.
+    pub links: Vec<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
+    /// Options of the resolver.
+    pub dns_options: Vec<String>,
+    /// Domains that names are looked for in.
+    pub dns_search: Vec<String>,
+    /// Domain name.
+    pub domain: Option<String>,
+    /// Kernel settings of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Annotations for the OCI runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Options of its storage.
+    pub storage: BTreeMap<String, String>,
+    /// Where the engine keeps its output.
+    pub log_driver: Option<String>,
+    /// Options of that.
+    pub log_options: BTreeMap<String, String>,
+    /// Rules for devices, `c 81:* rmw`.
+    pub device_cgroup_rules: Vec<String>,
+    /// The control group it lies in.
+    pub cgroup_parent: Option<String>,
+    /// `host`, `private`.
+    pub cgroupns: Option<String>,
+    /// `host`, or Podman's own.
+    pub userns: Option<String>,
+    /// `host`.
+    pub uts: Option<String>,
+    /// Whether all of `/proc` and `/sys` is shown.
+    pub unmasked: bool,
 }
 
 /// A directory or file of the engine's machine in a container.
@@ -108,7 +159,11 @@ pub(super) fn body(spec: &ContainerSpec) -> models::ContainerCreateBody {
         cmd: spec.command.clone(),
         entrypoint: spec.entrypoint.clone(),
         working_dir: spec.directory.clone(),
-        exposed_ports: filled(spec.ports.keys().cloned().collect()),
+        domainname: spec.domain.clone(),
+        exposed_ports: filled(spec.ports.keys().chain(&spec.exposed).cloned().collect()),
+        volumes: filled(spec.volumes.clone()),
+        healthcheck: spec.health.as_ref().map(parts::health),
+        networking_config: parts::networking(spec),
         labels: Some(spec.labels.clone().into_iter().collect()),
         stop_timeout: spec.stop_timeout.map(i64::from),
         host_config: Some(host_config(spec)),
@@ -128,8 +183,8 @@ fn host_config(spec: &ContainerSpec) -> models::HostConfig {
         path_in_container: Some(inside.clone()),
         cgroup_permissions: Some(access.clone()),
     };
-    models::HostConfig {
-        binds: filled(spec.binds.iter().map(bind).collect()),
+    let mut host = models::HostConfig {
+        binds: filled(spec.binds.iter().map(|it| bind(spec, it)).collect()),
         tmpfs: Some(spec.tmpfs.clone().into_iter().collect()),
         network_mode: spec.network.clone(),
         extra_hosts: filled(spec.extra_hosts.clone()),
@@ -152,11 +207,16 @@ fn host_config(spec: &ContainerSpec) -> models::HostConfig {
         devices: filled(spec.devices.iter().map(device).collect()),
         device_requests: filled(spec.device_requests.iter().map(device_request).collect()),
         ..models::HostConfig::default()
-    }
+    };
+    parts::fill(spec, &mut host);
+    host
 }
 
-fn bind(bind: &Bind) -> String {
-    format!("{}:{}{}", bind.source, bind.target, if bind.read_only { ":ro" } else { "" })
+fn bind(spec: &ContainerSpec, bind: &Bind) -> String {
+    let further = spec.bind_options.get(&bind.target).into_iter().flatten().map(String::as_str);
+    let options: Vec<&str> = bind.read_only.then_some("ro").into_iter().chain(further).collect();
+    let colon = if options.is_empty() { "" } else { ":" };
+    format!("{}:{}{colon}{}", bind.source, bind.target, options.join(","))
 }
 
 fn ports(spec: &ContainerSpec) -> models::PortMap {
@@ -177,7 +237,7 @@ fn device_request(ask: &DeviceRequest) -> models::DeviceRequest {
     }
 }
 
-fn filled<T>(list: Vec<T>) -> Option<Vec<T>> {
+pub(super) fn filled<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 

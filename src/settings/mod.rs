@@ -15,7 +15,7 @@ pub mod task;
 
 pub use build::BuildSettings;
 pub use destination::Output;
-pub use task::{BaseChoice, TaskSettings, TaskSource};
+pub use task::{BaseChoice, ImageChoice, TaskSettings, TaskSource};
 
 /// Where settings come from besides the flags of a verb.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 //! `docs/container-arguments.md` shows this table.
 
 /// A switch of `docker run`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Its long name, without dashes.
     pub name: &'static str,
@@ -110,8 +110,8 @@ pub const KNOWN: &[Known] = &[
     value("expose", Followed, NETWORK),
     value(
         "gpus",
-        Partly("by `agent run`; under a worker its own `--gpus` counts, and this is left out"),
-        Partly("by `agent run`; under a worker its own `--gpus` counts, and this is left out"),
+        Partly("by `agent run`; under a worker the worker's own count, and this is left out with a warning"),
+        LeftOut("which GPUs a run sees is for whoever starts it to say"),
     ),
     value("group-add", Followed, NO_ENGINE),
     value("health-cmd", Followed, HEALTH),
@@ -130,11 +130,7 @@ pub const KNOWN: &[Known] = &[
     value("ip6", Followed, NO_NETWORK),
     value("ipc", Followed, Needless("shared memory is the host's")),
     value("isolation", WINDOWS, WINDOWS),
-    value(
-        "kernel-memory",
-        LeftOut("engines do not know it any more"),
-        LeftOut("engines do not know it any more"),
-    ),
+    value("kernel-memory", LeftOut("engines do not know it any more"), LeftOut("engines do not know it any more")),
     short('l', value("label", Followed, Needless("nobody asks for the labels of a native run"))),
     value(
         "label-file",
@@ -150,11 +146,7 @@ pub const KNOWN: &[Known] = &[
     value("memory-reservation", Followed, NO_LIMIT),
     value("memory-swap", Followed, NO_LIMIT),
     value("memory-swappiness", Followed, NO_LIMIT),
-    value(
-        "mount",
-        Partly("types bind, volume and tmpfs"),
-        Partly("type bind"),
-    ),
+    value("mount", Partly("types bind, volume and tmpfs"), Partly("type bind")),
     value("name", Followed, Needless("runs are found by their id")),
     value("network", Partly("one network; the last that is named"), Partly("`host`, which it is; others are left out")),
     value("network-alias", Followed, NO_NETWORK),

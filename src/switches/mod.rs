@@ -82,7 +82,9 @@ impl Explain for SwitchError {
     fn hints(&self) -> Vec<String> {
         let hint = match self {
             Self::Quotes => "Close it, or put a backslash before a quote that is meant as it stands.",
-            Self::Unknown { .. } => "Remove it from the container arguments; docs/container-arguments.md lists the rest.",
+            Self::Unknown { .. } => {
+                "Remove it from the container arguments; docs/container-arguments.md lists the rest."
+            }
             Self::Stray { .. } => "The image has a field of its own; a value with blanks needs quotes around it.",
             Self::Missing { .. } => "Write it as --name=value or --name value.",
         };

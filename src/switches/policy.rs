@@ -101,7 +101,8 @@ impl Policy {
     #[must_use]
     pub fn allows(&self, switch: &Switch) -> bool {
         let whole = switch.glued();
-        let matches = |it: &Regex| it.is_match(switch.spelled()) || whole.as_deref().is_some_and(|whole| it.is_match(whole));
+        let matches =
+            |it: &Regex| it.is_match(switch.spelled()) || whole.as_deref().is_some_and(|whole| it.is_match(whole));
         self.allowed.is_empty() || self.allowed.iter().any(matches)
     }
 
@@ -114,30 +115,19 @@ impl Policy {
     /// What is left of a task's switches; what is not, is told.
     #[must_use]
     pub fn of_task(&self, switches: Vec<Switch>, warnings: &mut Vec<String>) -> Vec<Switch> {
-        self.keep(switches, |it| self.allows(it) && !self.forbids(it), warnings)
+        keep(switches, |it| self.allows(it) && !self.forbids(it), "container argument", warnings)
     }
 
     /// What is left of the agent's own switches; what is not, is told.
     #[must_use]
     pub fn of_agent(&self, switches: Vec<Switch>, warnings: &mut Vec<String>) -> Vec<Switch> {
-        self.keep(switches, |it| !self.forbids(it), warnings)
+        keep(switches, |it| !self.forbids(it), "the agent's own container argument", warnings)
     }
+}
 
-    fn keep(
-        &self,
-        switches: Vec<Switch>,
-        may: impl Fn(&Switch) -> bool,
-        warnings: &mut Vec<String>,
-    ) -> Vec<Switch> {
-        let mut kept = Vec::new();
-        for switch in switches {
-            if may(&switch) {
-                kept.push(switch);
-            } else {
-                let name = switch.spelled();
-                warnings.push(format!("container argument `{name}` is not allowed here and left out"));
-            }
-        }
-        kept
-    }
+fn keep(switches: Vec<Switch>, may: impl Fn(&Switch) -> bool, what: &str, warnings: &mut Vec<String>) -> Vec<Switch> {
+    let (kept, left_out): (Vec<_>, Vec<_>) = switches.into_iter().partition(may);
+    let told = |it: &Switch| format!("{what} `{}` is not allowed here and left out", it.spelled());
+    warnings.extend(left_out.iter().map(told));
+    kept
 }

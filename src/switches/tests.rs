@@ -103,7 +103,11 @@ fn spellings(known: &'static Known, value: &str) -> Vec<Vec<String>> {
                 all.extend([vec![format!("-{joined}{letter}")], vec![format!("-{joined}{letter}i")]]);
             } else {
                 let apart = vec![format!("-{joined}{letter}"), value.to_owned()];
-                all.extend([apart, vec![format!("-{joined}{letter}{value}")], vec![format!("-{joined}{letter}={value}")]]);
+                all.extend([
+                    apart,
+                    vec![format!("-{joined}{letter}{value}")],
+                    vec![format!("-{joined}{letter}={value}")],
+                ]);
             }
         }
     }

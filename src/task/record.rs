@@ -187,7 +187,10 @@ mod tests {
         let arguments = "--env=DB_PASSWORD -eMY_TOKEN -e A=1 --env AWS_SECRET_ACCESS_KEY -e URL --ipc=host";
         assert_eq!(record["container"]["arguments"], arguments);
         assert_eq!(without_secrets("--ipc=host -e TOKEN='a b"), "");
-        assert_eq!(without_secrets("-ite MY_TOKEN=S -xe DB_PASSWORD=S --odd"), "-i -t -e MY_TOKEN -xe DB_PASSWORD --odd");
+        assert_eq!(
+            without_secrets("-ite MY_TOKEN=S -xe DB_PASSWORD=S --odd"),
+            "-i -t -e MY_TOKEN -xe DB_PASSWORD --odd"
+        );
         assert_eq!(record["models"], json!({"input": [{"name": "m", "model": "1"}], "output": []}));
         assert_eq!(record["output"], json!({"destination": "s3://bucket"}));
         assert_eq!(record["execution"], json!({"docker_cmd": "img -e HF_TOKEN", "parameters": {"Args/api_key": ""}}));

@@ -10,7 +10,7 @@ use crate::commands::Context;
 use crate::digest::Digest;
 use crate::engine::{ContainerSpec, DeviceRequest, Docker, LogChunk};
 use crate::error::Failure;
-use crate::run::{arguments, docker};
+use crate::run::{EngineKind, docker};
 use crate::secret::Secret;
 use crate::settings::UsageError;
 
@@ -33,16 +33,12 @@ pub(super) async fn run(
     let engine = &place.engine;
     let name = name(&place, given.request).await?;
     let words = super::words(args);
-    let mut spec = ContainerSpec {
-        image: name.clone(),
-        command: (!words.is_empty()).then_some(words),
-        ..ContainerSpec::default()
-    };
     // The task's own arguments first: what was asked for here counts more.
     let around = Around { docker: Some(engine.clone()), ..around };
-    if let Some(text) = super::container_arguments(&around, &Request::Docker(name)).await? {
-        arguments::apply(&mut spec, &text)?;
-    }
+    let kind = if place.podman { EngineKind::Podman } else { EngineKind::Docker };
+    let mut spec = super::of_task(&around, &Request::Docker(name.clone()), kind, context).await?;
+    spec.image = name;
+    spec.command = (!words.is_empty()).then_some(words);
     spec.user = args.user.clone().or(spec.user);
     spec.read_only |= args.read_only;
     spec.binds.retain(|it| given.binds.iter().all(|given| given.target != it.target));

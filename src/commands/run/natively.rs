@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
-use super::{Given, container_arguments, words};
+use super::{Given, words};
 use crate::base::Around;
 use crate::cli::run::RunArgs;
 use crate::commands::{Context, Interrupted, blocking};
@@ -12,7 +12,7 @@ use crate::error::Failure;
 use crate::image::read;
 use crate::launch;
 use crate::oci::Platform;
-use crate::run::arguments;
+use crate::run::EngineKind;
 use crate::run::native::{self, NativeSpec};
 use crate::sandbox::{Bind, LayerBlob};
 use crate::settings::UsageError;
@@ -25,8 +25,11 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     }
     let image = read::fetch_whole(around, &given.request, &Platform::host()).await?;
     let ours = image.config.pointer("/config/Entrypoint/0").is_some_and(|it| it == launch::BINARY);
-    let text = if ours { container_arguments(around, &given.request).await? } else { None };
-    let asked = of_task(text.as_deref().unwrap_or_default(), &given.binds, context)?;
+    let mut asked = ContainerSpec::default();
+    if ours {
+        asked = super::of_task(around, &given.request, EngineKind::Native, context).await?;
+        here(&mut asked, &given.binds, context);
+    }
     // What was asked for here counts more than what the task asks for.
     let mut env: BTreeMap<_, _> = asked.env.iter().map(|(name, it)| (name.clone(), it.reveal().to_owned())).collect();
     env.extend(given.env);
@@ -56,15 +59,9 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     Ok(u8::try_from(code).unwrap_or(1))
 }
 
-/// What the task's container arguments ask for and can be had here; what cannot, is told.
-fn of_task(text: &str, given: &[Bind], context: &Context) -> Result<ContainerSpec, Failure> {
-    let mut asked = ContainerSpec::default();
-    let left_out = arguments::apply_natively(&mut asked, text)?;
+/// Leaves out what is not here, which is told, and what was asked for otherwise.
+fn here(asked: &mut ContainerSpec, given: &[Bind], context: &Context) {
     let reporter = context.ui.reporter();
-    if !left_out.is_empty() {
-        let list = left_out.join(", ");
-        reporter.warning(format!("these container arguments of the task do not count natively: {list}"));
-    }
     asked.binds.retain(|it| {
         let here = std::path::Path::new(&it.source).exists();
         if !here {
@@ -72,5 +69,4 @@ fn of_task(text: &str, given: &[Bind], context: &Context) -> Result<ContainerSpe
         }
         here && given.iter().all(|given| given.target != it.target)
     });
-    Ok(asked)
 }

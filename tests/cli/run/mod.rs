@@ -6,6 +6,7 @@ mod offline;
 mod podman;
 mod sample;
 mod server;
+mod settings;
 
 use agent::base::{Request, find};
 use agent::image::Image;

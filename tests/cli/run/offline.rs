@@ -93,7 +93,7 @@ fn a_native_run_follows_the_tasks_container_arguments_and_names_what_it_cannot()
     let run = context.agent().args(["run", "-v", &format!("{}:/twice", mine.display()), &image, "sh", "-c", line]);
     let outcome = run.run().success();
     assert_eq!(outcome.stdout, "the task's\nmine\n");
-    for part in ["do not count natively: --gpus\n", "`/no/such`, which is not here"] {
+    for part in ["container argument `--gpus` is left out: ", "`/no/such`, which is not here"] {
         assert!(outcome.stderr.contains(part), "{part} is not in {}", outcome.stderr);
     }
 }

@@ -1,0 +1,122 @@
+//! What is lent of a made-up home.
+
+use super::*;
+use crate::config::Config;
+
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = Self { dir: tempfile::tempdir().unwrap() };
+        for (path, text) in [
+            (".ssh/id_ed25519", "key"),
+            (".ssh/config", "Host *"),
+            (".ssh/keys/other", "other"),
+            (".gitconfig", "[user]"),
+            (".git-credentials", "https://u:p@h"),
+        ] {
+            let path = home.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fs::create_dir(home.path("run")).unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn lend(&self, config: &str, machine: &[(&str, &str)], account: Option<&Account>) -> Result<Lent, LendError> {
+        let home = self.dir.path().to_str().unwrap();
+        let text: String = std::iter::once(("HOME", home))
+            .chain(machine.iter().copied())
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect();
+        let pairs: Vec<(&str, &str)> = text.lines().filter_map(|it| it.split_once('=')).collect();
+        let none = ("UNUSED", "");
+        let at = |index: usize| pairs.get(index).copied().unwrap_or(none);
+        let machine = Environment::of([at(0), at(1), at(2)]);
+        let agent = Config::from_text("test", config, &Environment::default()).unwrap().agent().unwrap();
+        lend(&Lending { agent: &agent, machine: &machine, account, directory: &self.path("run") })
+    }
+}
+
+fn own() -> Account {
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Account { owner, home: "/root".to_owned() }
+}
+
+fn targets(lent: &Lent) -> Vec<(&str, bool)> {
+    lent.binds.iter().map(|it| (it.target.as_str(), it.read_only)).collect()
+}
+
+#[test]
+fn keys_and_credentials_are_copies_that_only_their_reader_sees() {
+    let home = Home::new();
+    let lent = home.lend("", &[], Some(&own())).unwrap();
+    let all = [
+        ("/clearml_agent_cache", false),
+        ("/root/.ssh", true),
+        ("/root/.git-credentials", true),
+        ("/root/.gitconfig", true),
+    ];
+    assert_eq!(targets(&lent), all);
+    assert_eq!(lent.env["CLEARML_CACHE_DIR"], "/clearml_agent_cache");
+    assert!(home.path(".clearml/cache").is_dir() && lent.warnings.is_empty());
+    for (path, mode) in [("ssh", 0o700), ("ssh/keys", 0o700), ("ssh/keys/other", 0o600), ("git-credentials", 0o600)] {
+        let found = fs::metadata(home.path("run").join(path)).unwrap();
+        assert_eq!((found.mode() & 0o777, (found.uid(), found.gid())), (mode, own().owner), "{path}");
+    }
+    assert_eq!(fs::read_to_string(home.path("run/ssh/config")).unwrap(), "Host *");
+    // A start that is tried again.
+    fs::remove_file(home.path(".ssh/config")).unwrap();
+    drop(home.lend("", &[], Some(&own())).unwrap());
+    assert!(!home.path("run/ssh/config").exists());
+}
+
+#[test]
+fn what_is_switched_off_is_not_lent() {
+    let home = Home::new();
+    let ssh = |config: &str, machine: &[(&str, &str)]| {
+        let lent = home.lend(config, machine, Some(&own())).unwrap();
+        lent.binds.iter().any(|it| it.target.ends_with(".ssh"))
+    };
+    assert!(ssh("", &[]));
+    assert!(!ssh("agent.disable_ssh_mount = true", &[]));
+    assert!(!ssh("", &[("CLEARML_AGENT_DISABLE_SSH_MOUNT", "1")]));
+    let unknown = home.lend("", &[], None).unwrap();
+    assert_eq!(targets(&unknown), [("/clearml_agent_cache", false)]);
+    assert!(unknown.warnings[0].contains("its home is not known"));
+}
+
+#[test]
+fn an_ssh_agent_takes_the_keys_place() {
+    let home = Home::new();
+    let socket = home.path("agent.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let lent = home.lend("", &[("SSH_AUTH_SOCK", socket.to_str().unwrap())], Some(&own())).unwrap();
+    assert!(targets(&lent).contains(&(AGENT_SOCKET, true)) && !home.path("run/ssh").exists());
+    assert_eq!(lent.env["SSH_AUTH_SOCK"], AGENT_SOCKET);
+}
+
+#[test]
+fn an_agent_in_a_pod_names_the_nodes_paths() {
+    let home = Home::new();
+    let mount = format!("/node/share:{}", home.path("run").display());
+    let lent = home.lend("", &[("CLEARML_AGENT_K8S_HOST_MOUNT", &mount)], Some(&own())).unwrap();
+    let sources: Vec<_> = lent.binds.iter().map(|it| it.source.as_str()).collect();
+    assert_eq!(sources, ["/node/share/ssh", "/node/share/git-credentials", "/node/share/gitconfig"]);
+    assert!(lent.warnings[0].contains("is not in the directory shared with the node"));
+    let error = home.lend("", &[("CLEARML_AGENT_K8S_HOST_MOUNT", "here")], Some(&own())).unwrap_err();
+    assert_eq!(error.to_string(), "CLEARML_AGENT_K8S_HOST_MOUNT is `here`, not `node path:own path`");
+}
+
+#[test]
+fn accounts_are_known_for_root_alone() {
+    assert_eq!(Account::of("", EngineKind::Docker).unwrap().owner, (0, 0));
+    assert_eq!(Account::of("root:root", EngineKind::Native).unwrap().owner, own().owner);
+    assert_eq!(Account::of("1000", EngineKind::Docker), None);
+}

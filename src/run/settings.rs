@@ -1,0 +1,256 @@
+//! From a task's container arguments and the agent's configuration to the settings of one container.
+//!
+//! ```text
+//! the task's words ─ templates ─▶ switches ─ filters, forbidden ─▶ ┐
+//!                                                                   ├─ protected ─▶ followed ─▶ ports, labels, name
+//! the agent's words ─ $VARIABLES ─▶ switches ─ forbidden ──────────▶ ┘
+//! ```
+//!
+//! Nothing here touches the machine: what must be known of it is asked for.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::arguments::{self, ArgumentError, Followed, Gpus, Side};
+use super::names::{self, NameError};
+use super::policy::{Rules, RulesError};
+use super::ports::{self, Mapping, NoPorts, Ports};
+use super::templates::{self, Values};
+use super::{EngineKind, RunId};
+use crate::config::{Agent, Environment};
+use crate::engine::ContainerSpec;
+use crate::error::{Explain, Kind};
+use crate::process;
+use crate::secret::Secret;
+use crate::switches::{self, Part, Switch, SwitchError};
+
+/// What is asked of a container.
+pub struct Asked<'a> {
+    /// What runs it.
+    pub engine: EngineKind,
+    /// The container arguments that count: the lock's, one text.
+    pub arguments: &'a str,
+    /// The variables that the image has from its lock: those with templates or the host's variables in them are set anew.
+    pub variables: &'a BTreeMap<String, String>,
+    /// Names of the lock's secret variables.
+    pub secrets: &'a [String],
+    /// The task's container arguments as its server has them: the secret variables' values stand there alone.
+    pub recorded: &'a str,
+    /// The `agent` section.
+    pub agent: &'a Agent,
+    /// The agent's environment.
+    pub machine: &'a Environment,
+    /// What templates are filled with.
+    pub values: &'a Values,
+    /// Who says which GPUs it sees.
+    pub gpus: Gpus,
+    /// The machine's ports; absent: the task's ports stay what they are.
+    pub ports: Option<Ports<'a>>,
+    /// The run, which names the container where the configuration says how; absent: as the engine likes.
+    pub run: Option<&'a RunId>,
+    /// The text of a file that the agent's own arguments name.
+    pub read: &'a dyn Fn(&str) -> io::Result<String>,
+}
+
+/// The settings of a container.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The container: image, command and GPUs are still to be filled in.
+    pub container: ContainerSpec,
+    /// TCP ports of the machine that lead to the container's ([`ports::property`] is the task's runtime property).
+    pub ports: Vec<Mapping>,
+    /// Whether GPUs are asked for by `NVIDIA_VISIBLE_DEVICES` alone (`CLEARML_DOCKER_SKIP_GPUS_FLAG`).
+    pub no_gpu_switch: bool,
+    /// Worth telling in the run's log.
+    pub warnings: Vec<String>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A container argument.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The configuration's policy.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// The container's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The machine's ports.
+    #[error(transparent)]
+    Ports(#[from] NoPorts),
+}
+
+impl From<SwitchError> for SettingsError {
+    fn from(error: SwitchError) -> Self {
+        ArgumentError::Grammar(error).into()
+    }
+}
+
+impl Explain for SettingsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Argument(error) => error.kind(),
+            Self::Rules(_) => Kind::Config,
+            Self::Name(error) => error.kind(),
+            Self::Ports(_) => Kind::System,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Argument(error) => error.hints(),
+            Self::Rules(RulesError::Policy(error)) => error.hints(),
+            Self::Rules(RulesError::Grammar(error)) => error.hints(),
+            Self::Name(error) => error.hints(),
+            Self::Ports(_) => vec!["Widen agent.docker_args_allowed_port_range, or run fewer tasks here.".to_owned()],
+        }
+    }
+}
+
+/// The settings of a task's container.
+///
+/// # Errors
+/// [`SettingsError`] at the first thing that cannot be followed.
+pub fn of_task(asked: &Asked<'_>) -> Result<Chosen, SettingsError> {
+    let mut warnings = Vec::new();
+    let rules = Rules::read(asked.agent, asked.machine, &mut warnings)?;
+    let words = process::words(asked.arguments).ok_or(SwitchError::Quotes)?;
+    let words: Vec<String> = words.iter().map(|it| templates::fill(it, asked.values, &mut warnings)).collect();
+    let variable = |side: Side, name: &str| {
+        let may = side == Side::Agent || asked.agent.container.host_variables;
+        asked.machine.raw(name).filter(|_| may).map(str::to_owned)
+    };
+    let following = arguments::Rules { engine: asked.engine, gpus: asked.gpus, variable: &variable, read: asked.read };
+    let switches = rules.together(&words, &mut warnings)?;
+    let mut followed = Followed { container: variables(asked, &rules, &mut warnings)?, ..Followed::default() };
+    for (side, switch) in switches {
+        let switch = expanded(switch, &|name| variable(side, name));
+        arguments::follow(&mut followed, &switch, side, &following)?;
+    }
+    warnings.append(&mut followed.warnings);
+    let mut container = followed.container;
+    let mappings = published(asked, &mut container, followed.published, &mut warnings)?;
+    labels(asked, &mut container)?;
+    if let (Some(run), Some(format), None) = (asked.run, &asked.agent.container.name_format, &container.name) {
+        container.name = Some(names::name(format, &asked.agent.container.name_fields, run, asked.values)?);
+    }
+    let no_gpu_switch = is_on(asked.machine.get("CLEARML_DOCKER_SKIP_GPUS_FLAG"));
+    Ok(Chosen { container, ports: mappings, no_gpu_switch, warnings: distinct(warnings) })
+}
+
+/// Variables of the lock that only a run can know: with templates in them, with variables of the host where a task may
+/// have those, and secret ones.
+fn variables(asked: &Asked<'_>, rules: &Rules, warnings: &mut Vec<String>) -> Result<ContainerSpec, SettingsError> {
+    let mut container = ContainerSpec::default();
+    let host = |name: &str| asked.machine.raw(name).filter(|_| asked.agent.container.host_variables).map(str::to_owned);
+    let mut known = |name: &str, value: &str, warnings: &mut Vec<String>| {
+        let filled = templates::fill(value, asked.values, warnings);
+        let filled = expand(&filled, &host);
+        if filled != value || asked.secrets.iter().any(|it| it == name) {
+            container.env.insert(name.to_owned(), Secret::new(filled));
+        }
+    };
+    for (name, value) in asked.variables {
+        known(name, value, warnings);
+    }
+    let recorded = process::words(asked.recorded).unwrap_or_default();
+    let switches = switches::scan(&recorded).into_iter().filter_map(|part| match part {
+        Part::Switch(switch) if switch.name() == "env" => Some(switch),
+        _ => None,
+    });
+    // What these are warned of was told when the lock was made.
+    let words: Vec<String> = switches.flat_map(|it| it.words()).collect();
+    for (side, switch) in rules.together(&words, &mut Vec::new())? {
+        if let (Side::Task, Some((name, value))) = (side, switch.assignment())
+            && asked.secrets.iter().any(|it| it == name)
+        {
+            match value {
+                Some(value) => known(name, value, warnings),
+                None => {
+                    if let Some(value) = host(name) {
+                        known(name, &value, warnings);
+                    }
+                }
+            }
+        }
+    }
+    Ok(container)
+}
+
+/// A switch whose variable's value has variables of the host in it.
+fn expanded(switch: Switch, host: &dyn Fn(&str) -> Option<String>) -> Switch {
+    match switch.assignment() {
+        Some((name, Some(value))) => {
+            let new = format!("{name}={}", expand(value, host));
+            switch.with_value(new)
+        }
+        _ => switch,
+    }
+}
+
+/// `$NAME` and `${NAME}` replaced; what is not set stays as it is.
+fn expand(text: &str, host: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let braced = after.strip_prefix('{').and_then(|it| it.split_once('}')).map(|it| it.0);
+        let plain = after.find(|it: char| !(it.is_ascii_alphanumeric() || it == '_')).unwrap_or(after.len());
+        let (name, length) = braced.map_or((&after[..plain], plain), |it| (it, it.len() + 2));
+        match host(name) {
+            Some(value) => expanded.push_str(&value),
+            None => expanded.push_str(&rest[at..=at + length]),
+        }
+        rest = &after[length..];
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+fn published(
+    asked: &Asked<'_>,
+    container: &mut ContainerSpec,
+    mut published: Vec<ports::Publish>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Mapping>, NoPorts> {
+    let mut mappings = Vec::new();
+    let host = container.network.as_deref() == Some("host");
+    if let Some(machine) = asked.ports.as_ref().filter(|_| !host && !published.is_empty()) {
+        mappings = ports::settle(&mut published, asked.agent.container.port_range, machine, warnings)?;
+        if !mappings.is_empty() {
+            let named = asked.machine.get("CLEARML_AGENT_FORCE_HOST_MACHINE_IP").unwrap_or(&machine.address);
+            container.env.insert("CLEARML_AGENT_HOST_IP".to_owned(), Secret::new(named));
+        }
+    }
+    published.iter().for_each(|it| it.add_to(container));
+    Ok(mappings)
+}
+
+/// `CLEARML_AGENT_EXTRA_DOCKER_LABELS`: words `name=value`.
+fn labels(asked: &Asked<'_>, container: &mut ContainerSpec) -> Result<(), SwitchError> {
+    let text = asked.machine.get("CLEARML_AGENT_EXTRA_DOCKER_LABELS").unwrap_or_default();
+    for label in process::words(text).ok_or(SwitchError::Quotes)? {
+        let (name, value) = label.split_once('=').unwrap_or((&label, ""));
+        container.labels.insert(name.to_owned(), value.to_owned());
+    }
+    if let Some(worker) = &asked.values.worker_id {
+        container.labels.entry("clearml-worker-id".to_owned()).or_insert_with(|| worker.clone());
+    }
+    Ok(())
+}
+
+fn is_on(value: Option<&str>) -> bool {
+    value.is_some_and(|it| !["0", "false", "no", "off"].contains(&it.to_ascii_lowercase().as_str()))
+}
+
+fn distinct(mut warnings: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    warnings.retain(|it| seen.insert(it.clone()));
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

@@ -78,7 +78,12 @@ impl Sandbox {
         let way = choose(store)?;
         let lowers = snapshot::ensure(store, &way, layers, reporter)?;
         let scratch = store.scratch()?;
-        fs::create_dir(scratch.path().join("upper")).map_err(|source| SandboxError::Start { source })?;
+        let upper = scratch.path().join("upper");
+        // The root that everybody inside sees, whatever the umask here.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::create_dir(&upper)
+            .and_then(|()| fs::set_permissions(&upper, mode))
+            .map_err(|source| SandboxError::Start { source })?;
         // File systems stamp with a clock that may lag behind this one a little.
         let began = now() - 1;
         Ok(Self {

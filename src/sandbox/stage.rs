@@ -34,16 +34,13 @@ pub fn dispatch() {
     // Whatever it is for the user outside: what a step writes must not depend on that.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC);
-    let result = if stage == "2" {
-        // Closed by the program's start, or by this process's end: the first stage hears of either.
-        let begun = text().and_then(|it| self::control(&it));
-        if let Some(begun) = &begun {
-            let _ = rustix::io::fcntl_setfd(begun, rustix::io::FdFlags::CLOEXEC);
-        }
-        inner(&control)
-    } else {
-        outer(&control)
-    };
+    // Closed by the program's start, or by this process's end: the first stage hears of either, and of neither before we
+    // have said why there is no program.
+    let begun = if stage == "2" { text().and_then(|it| self::control(&it)) } else { None };
+    if let Some(begun) = &begun {
+        let _ = rustix::io::fcntl_setfd(begun, rustix::io::FdFlags::CLOEXEC);
+    }
+    let result = if stage == "2" { inner(&control) } else { outer(&control) };
     let code = result.unwrap_or_else(|trouble| {
         let _ = job::send(&control, &Reply::Failed(trouble));
         1
@@ -260,9 +257,10 @@ pub fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers: Vec<RawFd> =
         entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).filter(|it| *it > 2).collect();
-    for number in numbers {
-        // SAFETY: this process has only just begun; nothing in it owns a descriptor beyond the standard ones. The one
-        // that listed them is closed already.
+    // The one that listed them is closed by now.
+    let open = |it: &RawFd| std::fs::symlink_metadata(format!("/proc/self/fd/{it}")).is_ok();
+    for number in numbers.into_iter().filter(open) {
+        // SAFETY: this process has only just begun; nothing in it owns a descriptor beyond the standard ones.
         unsafe { rustix::io::close(number) };
     }
 }

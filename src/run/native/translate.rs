@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_come_as_devices_links_and_directories_of_libraries() {
+    fn gpus_come_as_devices_mounts_links_and_directories_of_libraries() {
         let mut native = NativeSpec::default();
         native.env.insert("A".to_owned(), "own".to_owned());
         let edits = ContainerEdits {

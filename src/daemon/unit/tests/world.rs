@@ -211,7 +211,8 @@ impl Going {
     pub(super) async fn reaches(&mut self, phase: Phase) {
         while self.phases.last() != Some(&phase) {
             let heard = tokio::time::timeout(LONG, self.events.recv()).await;
-            let heard = heard.unwrap_or_else(|_| panic!("{phase:?} is not reached: {:?}, {:?}", self.phases, self.notes));
+            let heard =
+                heard.unwrap_or_else(|_| panic!("{phase:?} is not reached: {:?}, {:?}", self.phases, self.notes));
             match heard {
                 Some(UnitEvent::Phase(next)) => self.phases.push(next),
                 Some(UnitEvent::Note(text)) => self.notes.push(text),

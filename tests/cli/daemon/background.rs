@@ -75,7 +75,7 @@ fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() 
     let context = TestContext::new();
     let daemons = Daemons { context: &context, server: Server::start(&context) };
     let start = |more: &[&str]| {
-        let words = [&["--queue", "q", "--create-queue", "--cpu-only"][..], more].concat();
+        let words = [&["--queue", "work", "--create-queue", "--cpu-only"][..], more].concat();
         daemons.call(&words).env("CLEARML_WORKER_ID", "me")
     };
     start(&["-d"]).ok();
@@ -94,7 +94,7 @@ fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() 
 fn prometheus_reads_what_a_daemon_does() {
     let context = TestContext::new();
     let daemons = Daemons { context: &context, server: Server::start(&context) };
-    let words = ["--queue", "q", "--create-queue", "--cpu-only", "-d", "--metrics-listen", "127.0.0.1:0"];
+    let words = ["--queue", "work", "--create-queue", "--cpu-only", "-d", "--metrics-listen", "127.0.0.1:0"];
     daemons.json(&words);
     let address = daemons.running()[0]["about"]["metrics"].as_str().unwrap().to_owned();
     let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();

@@ -10,7 +10,7 @@ use crate::support::{TestContext, wait_until};
 fn a_daemon_that_drains_finishes_what_runs_and_takes_no_more() {
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let (task, next) = (place.task("long", "queue", 2.0, 0), place.task("next", "queue", 0.0, 0));
+    let (task, next) = (place.task("long", "queue", 8.0, 0), place.task("next", "queue", 0.0, 0));
     let mut daemon = place.daemon("daemon", &["--queue", "queue", "--cpu-only"]);
     place.is_up(&task);
     daemon.signal(Signal::HUP);

@@ -109,18 +109,17 @@ pub(super) fn allowed(way: &Way) -> Result<(), SandboxError> {
 
 fn begin(way: &Way, run: Run, around: &Around, streams: Streams) -> Result<(Stage, i32, UnixStream), SandboxError> {
     let stage = Stage::start_in(around.group.as_deref(), way, &Work::Run(Box::new(run)), around.network, streams)?;
-    let pid = match stage.hear(Some(READY))? {
-        Reply::Started { pid } => pid,
-        other => return Err(unexpected(other)),
-    };
+    // Two processes say these: the second stage may have made the places before the first one tells of it.
+    let mut started = None;
     loop {
-        match stage.hear(Some(READY))? {
-            Reply::Made(_) => {}
-            Reply::Begun => {
+        match (stage.hear(Some(READY))?, started) {
+            (Reply::Started { pid }, _) => started = Some(pid),
+            (Reply::Made(_), _) => {}
+            (Reply::Begun, Some(pid)) => {
                 let line = stage.line()?;
                 return Ok((stage, pid, line));
             }
-            other => return Err(unexpected(other)),
+            (other, _) => return Err(unexpected(other)),
         }
     }
 }

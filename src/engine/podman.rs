@@ -56,6 +56,12 @@ struct RootFs {
 }
 
 impl Podman {
+    /// The service that `CONTAINER_HOST` names: with it the program is a client, which can only pull from registries.
+    #[must_use]
+    pub fn service() -> Option<String> {
+        std::env::var("CONTAINER_HOST").ok().filter(|it| !it.is_empty())
+    }
+
     /// A podman under another name or path.
     #[must_use]
     pub fn at(program: impl Into<String>) -> Self {

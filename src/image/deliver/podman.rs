@@ -1,4 +1,5 @@
-//! Into Podman: its program pulls from an OCI layout whose blobs are the store's own.
+//! Into Podman: its program pulls from an OCI layout whose blobs are the store's own; a service that `CONTAINER_HOST` names
+//! gets an archive, for it may keep its images elsewhere.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
@@ -8,7 +9,7 @@ use super::archive::{OCI_LAYOUT, entry, index};
 use super::{DeliverError, Delivered, Destination, distinct_layers, ensure_all};
 use crate::base::Around;
 use crate::digest::Digest;
-use crate::engine::{EngineError, Podman};
+use crate::engine::{Docker, Endpoint, EngineError, Podman};
 use crate::image::Image;
 use crate::oci::Reference;
 use crate::oci::json::canonical;
@@ -26,6 +27,9 @@ pub async fn podman(
 ) -> Result<Delivered, DeliverError> {
     let to = Destination::Podman(name.clone());
     let full = local_name(name);
+    if let Some(host) = Podman::service() {
+        return into_service(around, image, &host, (&full, to)).await;
+    }
     let id = image.config.digest();
     if blocking(engine, {
         let full = full.clone();
@@ -58,6 +62,23 @@ pub async fn podman(
     blocking(engine, move |it| it.tag(&id.hex(), &full)).await?;
     let bytes = blobs.iter().map(|it| it.size).sum();
     Ok(Delivered::moved(&to, bytes, blobs.len()))
+}
+
+/// Loads it as into Docker: the service answers the same API.
+async fn into_service(
+    around: &Around,
+    image: &Image,
+    host: &str,
+    (full, to): (&str, Destination),
+) -> Result<Delivered, DeliverError> {
+    let engine = Docker::connect(&Endpoint::plain(host))?;
+    let name: Reference = full.parse().map_err(|error| EngineError::Answer {
+        endpoint: host.to_owned(),
+        what: "images".to_owned(),
+        detail: format!("`{full}`: {error}"),
+    })?;
+    let delivered = super::docker::docker(around, image, &engine, &name).await?;
+    Ok(Delivered { destination: to.to_string(), ..delivered })
 }
 
 /// Podman's own images are named `localhost/…`; a name without a registry means that there.

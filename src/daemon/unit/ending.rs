@@ -224,6 +224,11 @@ impl Unit {
         let attempt = self.record().attempt + 1;
         match &self.record().queue {
             Some(queue) => {
+                // Asked for again when an answer was lost: by now it may wait there, or be somebody else's.
+                let seen = server::look(client, change.task).await?;
+                if seen.is_some_and(|it| it.state.status == "queued" || it.is_taken_from(&self.record().run)) {
+                    return Ok(());
+                }
                 server::mark(client, change.task, None, attempt).await?;
                 tasks::stopped(client, change).await?;
                 server::enqueue(client, queue, change.task, change.reason).await

@@ -74,9 +74,7 @@ impl Seen {
     /// Whether this run or this worker has it. A worker that was killed right after it had taken the task had not said
     /// yet that it has it: the change's own message tells by whom it was.
     pub(super) fn is_by(&self, run: &RunId, worker: &str) -> bool {
-        self.worker == worker
-            || self.text(RUN) == Some(run.as_str())
-            || self.state.message == tasks::changed_by(worker)
+        self.worker == worker || self.text(RUN) == Some(run.as_str()) || self.state.message == tasks::changed_by(worker)
     }
 
     /// Whether a worker other than this one runs it, as far as anybody can know.

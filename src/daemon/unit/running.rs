@@ -75,6 +75,7 @@ impl Unit {
         if let Some(lines) = self.lines.take() {
             lines.close().await;
         }
+        self.entry.update(|it| it.may_run = true)?;
         let started = self.attempt(|| engine.start(&spec)).await;
         if let Some(watch) = &self.watch
             && matches!(started, Came::Done(()))

@@ -73,6 +73,7 @@ async fn serve(settings: DaemonSettings, context: &Context) -> Result<u8, Failur
         _ = signals.next() => return Ok(0),
     };
     let instance = instances.claim(&identity(&settings), about(&settings, told))?;
+    tokio::spawn(remove_leftovers(Arc::clone(&executor)));
     let shown = Shown { instance, metrics, tally };
     let desk = desk(&settings, &executor, (queues, gpus), shown, context)?;
     reporter.note(greeting(&desk, &settings));
@@ -125,6 +126,18 @@ async fn executor(settings: &DaemonSettings, client: Client, context: &Context) 
 fn has_left_runs(executor: &Executor) -> Result<bool, Failure> {
     let found = executor.journal.all()?;
     Ok(found.units.iter().any(|it| it.phase != Phase::Done && it.queue.is_some()))
+}
+
+/// Removes what the engine still has of runs that are over: it was away when they ended.
+async fn remove_leftovers(executor: Arc<Executor>) {
+    let Ok(runs) = executor.engine.runs().await else { return };
+    let Ok(found) = executor.journal.all() else { return };
+    for record in found.units.iter().filter(|it| it.phase == Phase::Done && runs.contains(&it.run)) {
+        if let Err(failure) = executor.engine.remove(&record.run).await {
+            let text = format!("{} does not remove the run {}: {failure}", executor.engine.name(), record.run);
+            executor.reporter.note(text);
+        }
+    }
 }
 
 /// The devices the daemon has.

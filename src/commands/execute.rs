@@ -90,7 +90,15 @@ pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Fail
     };
     let left = left_behind(&executor.journal, &claim.task, executor.engine.name()).await?;
     if left.is_none() && settings.require_queue {
-        dequeue(&executor.client, &claim).await?;
+        // Written down before it leaves its queue: it is not lost with us.
+        intend(&executor, &claim, settings.monitored)?;
+        if let Err(failure) = dequeue(&executor.client, &claim).await {
+            // Where the server did not answer, it may have left: the next start finds out.
+            if failure.kind() == Kind::Conflict {
+                executor.journal.forget(&claim.run)?;
+            }
+            return Err(failure);
+        }
     }
     executor.client.call("workers.register", &json!({ "worker": claim.worker, "queues": [] })).await?;
     let (ask, asks) = watch::channel(Ask::Nothing);
@@ -179,11 +187,11 @@ impl Attending<'_> {
             loop {
                 tokio::select! {
                     end = &mut unit => break end,
-                    () = tokio::time::sleep(LOOK) => output.pass_on(&mut reader).await?,
+                    () = tokio::time::sleep(LOOK) => output.pass_on(&mut reader).await,
                 }
             }
         };
-        output.pass_on(&mut reader).await?;
+        output.pass_on(&mut reader).await;
         let _ = telling.await;
         end
     }
@@ -198,12 +206,20 @@ impl Attending<'_> {
         if let Some(journalled) = left {
             return unit::resume(executor, journalled, asks, events).await;
         }
-        executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
-        if !self.settings.monitored {
-            executor.journal.quiet(&claim.run)?;
+        if !executor.journal.directory(&claim.run).exists() {
+            intend(&executor, claim, self.settings.monitored)?;
         }
         unit::run(executor, claim.clone(), asks, events).await
     }
+}
+
+/// Writes down what is about to be taken.
+fn intend(executor: &Executor, claim: &Claim, monitored: bool) -> Result<(), Failure> {
+    executor.journal.intend(claim, executor.engine.name(), &executor.client.address())?;
+    if !monitored {
+        executor.journal.quiet(&claim.run)?;
+    }
+    Ok(())
 }
 
 /// What the end means for whoever called us.
@@ -285,6 +301,8 @@ fn worker(settings: &ExecuteSettings) -> String {
 struct Output {
     context: Context,
     log: Option<(PathBuf, tokio::fs::File)>,
+    /// Whether people know that it cannot be read.
+    troubled: bool,
 }
 
 impl Output {
@@ -297,12 +315,23 @@ impl Output {
                 Some((path.to_owned(), tokio::fs::File::from_std(file.into_file())))
             }
         };
-        Ok(Self { context: context.clone(), log })
+        Ok(Self { context: context.clone(), log, troubled: false })
     }
 
     /// Hands on what has come since.
-    async fn pass_on(&mut self, reader: &mut OutputReader) -> Result<(), Failure> {
-        while let Some(piece) = reader.read_next()? {
+    async fn pass_on(&mut self, reader: &mut OutputReader) {
+        loop {
+            let piece = match reader.read_next() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return,
+                Err(error) => {
+                    // The program may have put anything there; the run is not left for that.
+                    if !std::mem::replace(&mut self.troubled, true) {
+                        self.context.ui.reporter().warning(format!("the output cannot be read: {error}"));
+                    }
+                    return;
+                }
+            };
             if piece.missing > 0 {
                 self.context.ui.reporter().warning(format!("{} bytes of the output were not kept", piece.missing));
             }
@@ -320,7 +349,6 @@ impl Output {
                 }
             }
         }
-        Ok(())
     }
 }
 

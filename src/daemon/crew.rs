@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
+use super::settings::ExecutionSettings;
 use super::unit::{self, Ask, Claim, Executor, UnitEnd, UnitEvent};
 use super::work::{Asks, Attend, Crew, End, Job, Left, News, Wants};
 use super::{Journalled, Phase};
@@ -82,8 +83,21 @@ fn resume(executor: &Arc<Executor>, journalled: Journalled, console: Option<&Con
         worker: record.worker.clone(),
         gpus: record.gpus.clone(),
     };
-    let (output, executor) = (output(executor, &job.run, console), Arc::clone(executor));
+    let executor = if job.queue.is_some() { Arc::clone(executor) } else { Arc::new(without_retries(executor)) };
+    let output = output(&executor, &job.run, console);
     (job, attend(output, move |asks, events| Box::pin(unit::resume(executor, journalled, asks, events))))
+}
+
+/// Who claimed a task without a queue would try it again, and is gone: what it left ends as it is, or nobody ends it.
+fn without_retries(executor: &Executor) -> Executor {
+    Executor {
+        settings: ExecutionSettings { retries: 0, ..executor.settings.clone() },
+        client: executor.client.clone(),
+        engine: Arc::clone(&executor.engine),
+        journal: executor.journal.clone(),
+        program: executor.program.clone(),
+        reporter: Arc::clone(&executor.reporter),
+    }
 }
 
 type Unit = BoxFuture<'static, Result<UnitEnd, Failure>>;

@@ -293,7 +293,11 @@ impl Journal {
         for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))?.flatten() {
             let age = entry.metadata().and_then(|it| it.modified()).ok();
             let age = age.and_then(|it| SystemTime::now().duration_since(it).ok()).unwrap_or_default();
-            if entry.file_name().to_string_lossy().starts_with(".new-") && age > HALF_MADE {
+            let name = entry.file_name();
+            let begun = name.to_string_lossy().starts_with(".new-");
+            // A unit gets its name with its record in it, and loses that first.
+            let is_run = name.to_str().is_some_and(|it| it.parse::<RunId>().is_ok());
+            if age > HALF_MADE && (begun || (is_run && has_no_record(&entry.path()))) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -388,6 +392,10 @@ fn read(directory: &Path) -> Result<Option<Record>, JournalError> {
         return Err(JournalError::Format { path, found: head.format });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+}
+
+fn has_no_record(directory: &Path) -> bool {
+    fs::symlink_metadata(directory.join("unit.json")).is_err_and(|it| it.kind() == io::ErrorKind::NotFound)
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> JournalError + use<'_> {

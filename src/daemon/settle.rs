@@ -76,6 +76,19 @@ pub fn is_passing(end: &Ending) -> bool {
     }
 }
 
+/// The same end, with no other try after it.
+#[must_use]
+pub fn for_good(end: Ending) -> Ending {
+    let reason = reason(&end);
+    match end {
+        Ending::Failed { code, .. } => Ending::Failed { reason, passing: false, code },
+        Ending::Ran { outcome: Outcome::Lost { .. }, .. } => {
+            Ending::Failed { reason, passing: false, code: crate::error::Kind::System.exit_code() }
+        }
+        end @ (Ending::Ran { .. } | Ending::Stopped) => end,
+    }
+}
+
 /// How a unit ended, in a few words.
 #[must_use]
 pub fn reason(end: &Ending) -> String {
@@ -168,6 +181,16 @@ mod tests {
             assert!(matches!(last, Verdict::Failed { .. }), "{end:?}: {last:?}");
         }
         assert_eq!(reason(&lost()), "the run was lost: the host was restarted");
+    }
+
+    #[test]
+    fn what_may_still_run_is_not_tried_again() {
+        for end in [lost(), Ending::Failed { reason: "the engine is gone".to_owned(), passing: true, code: 69 }] {
+            let last = for_good(end.clone());
+            assert!(is_passing(&end) && !is_passing(&last));
+            assert_eq!(reason(&last), reason(&end));
+        }
+        assert_eq!(for_good(ran(3)), ran(3));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct Running {
     job: Job,
     asks: watch::Sender<Asks>,
     since: Instant,
+    /// Whether an earlier process started it.
+    adopted: bool,
     /// Whether it has its GPUs and its program has not started.
     preparing: bool,
     /// In which phase it is, for people, and since when.
@@ -87,7 +89,8 @@ impl Dispatcher {
         self.attending.insert(handle.id(), run.clone());
         let (since, phase) = (Instant::now(), "taken");
         self.desk.metrics.moved(None, Some(phase));
-        let running = Running { job, asks, since, preparing, phase, phase_since: since, dismissed: None };
+        let adopted = !preparing;
+        let running = Running { job, asks, since, adopted, preparing, phase, phase_since: since, dismissed: None };
         self.running.insert(run, running);
         self.say_busy();
         self.say_what_runs();
@@ -130,12 +133,12 @@ impl Dispatcher {
         let Some(running) = self.running.remove(&run) else { return };
         self.desk.places.leave(&run);
         self.desk.metrics.moved(Some(running.phase), None);
-        let Running { job, since, preparing, phase, .. } = running;
+        let Running { job, since, adopted, preparing, phase, .. } = running;
         if preparing {
             self.desk.metrics.idle(job.gpus.devices.len(), since.elapsed());
         }
         let goes_on = matches!(end, End::Detached | End::Failed(_));
-        self.tell_end(&job, end, phase);
+        self.tell_end(&job, end, phase, adopted);
         if job.worker == self.desk.worker.id() {
             self.say_busy();
         } else if !goes_on {
@@ -148,7 +151,7 @@ impl Dispatcher {
         self.look_soon();
     }
 
-    fn tell_end(&mut self, job: &Job, end: End, phase: &str) {
+    fn tell_end(&mut self, job: &Job, end: End, phase: &str, adopted: bool) {
         let (reporter, task) = (Arc::clone(&self.desk.counter.reporter), &job.task);
         match end {
             End::Settled { status, reason } => {
@@ -166,7 +169,10 @@ impl Dispatcher {
             End::Detached => reporter.note(format!("task {task} goes on by itself")),
             End::Failed(error) => {
                 self.desk.tally.broken.add(1);
-                self.pause();
+                // What an earlier process left is tried at each sweep, and says nothing of tasks that are taken now.
+                if !adopted {
+                    self.pause();
+                }
                 reporter.warning(format!("task {task} cannot be attended now ({phase}): {error}"));
             }
         }

@@ -90,6 +90,9 @@ pub struct Record {
     pub image: Option<RunImage>,
     /// The image's own user.
     pub user: Option<String>,
+    /// Whether its engine may have been asked to start it.
+    #[serde(default)]
+    pub may_run: bool,
     /// What somebody wants of it.
     pub wish: Option<Wish>,
     /// How it ended.
@@ -207,6 +210,7 @@ impl Record {
             builder: None,
             image: None,
             user: None,
+            may_run: false,
             wish: None,
             end: None,
             verdict: None,

@@ -111,3 +111,19 @@ fn units_that_are_over_stay_within_bounds() {
     assert_eq!(there(&runs), [false, false, false, false, true]);
     assert!(going.directory().exists());
 }
+
+#[test]
+fn what_was_removed_half_way_goes_after_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(&dir);
+    let going = journal.begin(&claim(), "docker", "http://s").unwrap();
+    let half = journal.directory(&RunId::new().unwrap());
+    fs::create_dir(&half).unwrap();
+    journal.prune().unwrap();
+    assert!(half.exists());
+    for path in [going.directory(), &half] {
+        fs::File::open(path).unwrap().file().set_modified(SystemTime::now() - 2 * HALF_MADE).unwrap();
+    }
+    journal.prune().unwrap();
+    assert!(going.directory().exists() && !half.exists());
+}

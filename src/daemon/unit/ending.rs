@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fs_err as fs;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lines::Lines;
 use super::server::{self, NO_CHANGE, RACE, Seen};
@@ -79,7 +79,7 @@ impl Unit {
         let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
         loop {
             let found = tokio::select! {
-                found = engine.find(&run) => found,
+                found = timeout_at(late, engine.find(&run)) => found.unwrap_or_else(|_| Err(silent())),
                 () = self.detached() => return Err(Halt::Detached),
             };
             let failure = match found {
@@ -93,6 +93,10 @@ impl Unit {
             self.note(format!("waiting for {}: {failure}", engine.name()));
             // An engine that never comes back must not keep the task from its end.
             if Instant::now() >= late {
+                // Nor may it run a second time, as long as nobody knows that the first has ended.
+                if self.record().may_run {
+                    self.entry.update(|it| it.end = it.end.take().map(settle::for_good))?;
+                }
                 return Ok(());
             }
             tokio::select! {
@@ -224,6 +228,11 @@ impl Unit {
         let attempt = self.record().attempt + 1;
         match &self.record().queue {
             Some(queue) => {
+                // Asked for again when an answer was lost: by now it may wait there, or be somebody else's.
+                let seen = server::look(client, change.task).await?;
+                if seen.is_some_and(|it| it.state.status == "queued" || it.is_taken_from(&self.record().run)) {
+                    return Ok(());
+                }
                 server::mark(client, change.task, None, attempt).await?;
                 tasks::stopped(client, change).await?;
                 server::enqueue(client, queue, change.task, change.reason).await
@@ -253,6 +262,11 @@ impl Unit {
         };
         Ok(Step::End(end))
     }
+}
+
+/// An engine took a question and does not answer it.
+fn silent() -> crate::error::Failure {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer").into()
 }
 
 /// Whether the server has heard a verdict already: it was sent before a kill.

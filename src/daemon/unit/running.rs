@@ -47,6 +47,19 @@ impl Unit {
             return Ok(Step::Go(Phase::Run));
         }
         let engine = std::sync::Arc::clone(&self.executor.engine);
+        if self.resumed {
+            // One that has started needs its spool now, and nothing that the server would have to be asked for first.
+            let run = self.record().run.clone();
+            let found = self.attempt(|| engine.find(&run)).await;
+            match found {
+                Came::Done(Found::Running | Found::Ended(_)) => return Ok(Step::Go(Phase::Run)),
+                Came::Interrupted(interruption) => {
+                    self.wished(interruption)?;
+                    return Ok(Step::Go(Phase::Run));
+                }
+                _ => {}
+            }
+        }
         match self.open_lines() {
             // It has started already, and whoever started it could not write that down.
             Err(SpoolError::InUse(_)) => {}
@@ -62,6 +75,7 @@ impl Unit {
         if let Some(lines) = self.lines.take() {
             lines.close().await;
         }
+        self.entry.update(|it| it.may_run = true)?;
         let started = self.attempt(|| engine.start(&spec)).await;
         if let Some(watch) = &self.watch
             && matches!(started, Came::Done(()))

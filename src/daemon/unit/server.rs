@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::clearml::tasks::State;
+use crate::clearml::tasks::{self, State};
 use crate::clearml::{ApiError, Client};
 use crate::run::RunId;
 
@@ -20,6 +20,9 @@ const SILENT: i64 = 600;
 pub(super) const NO_CHANGE: (u16, i64) = (400, 110);
 /// Somebody else changed it in the same moment.
 pub(super) const RACE: (u16, i64) = (400, 121);
+
+/// "Invalid queue id".
+const NO_QUEUE: (u16, i64) = (400, 701);
 
 /// A task, as far as a unit wants to know it.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,9 +71,10 @@ impl Seen {
         Some(self.worker.clone()).filter(|it| !it.is_empty())
     }
 
-    /// Whether this run or this worker has it.
+    /// Whether this run or this worker has it. A worker that was killed right after it had taken the task had not said
+    /// yet that it has it: the change's own message tells by whom it was.
     pub(super) fn is_by(&self, run: &RunId, worker: &str) -> bool {
-        self.worker == worker || self.text(RUN) == Some(run.as_str())
+        self.worker == worker || self.text(RUN) == Some(run.as_str()) || self.state.message == tasks::changed_by(worker)
     }
 
     /// Whether a worker other than this one runs it, as far as anybody can know.
@@ -128,7 +132,11 @@ pub(super) fn hostname() -> String {
 
 /// Whether a task waits in a queue.
 pub(super) async fn is_queued(client: &Client, queue: &str, task: &str) -> Result<bool, ApiError> {
-    let data = client.call("queues.get_by_id", &json!({ "queue": queue })).await?;
+    let data = match client.call("queues.get_by_id", &json!({ "queue": queue })).await {
+        // Nothing waits in a queue that is gone.
+        Err(error) if error.is(NO_QUEUE) => return Ok(false),
+        answer => answer?,
+    };
     let entries = data.pointer("/queue/entries").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(entries.iter().any(|it| it.get("task").and_then(Value::as_str) == Some(task)))
 }
@@ -176,6 +184,14 @@ mod tests {
         let mine = seen("in_progress", "you:0", lately, &json!({ RUN: run.as_str() }));
         assert!(!by(&mine) && !mine.is_taken_from(&run) && mine.is_taken_from(&other));
         assert!(!seen("in_progress", "", "", &json!({})).is_taken_from(&run));
+    }
+
+    #[test]
+    fn a_task_is_ours_from_the_change_on_that_took_it() {
+        let run = RunId::new().unwrap();
+        let taken = json!({ "status": "in_progress", "status_message": tasks::changed_by("me:0"), "last_worker": "" });
+        let seen = Seen::of(&taken);
+        assert!(seen.is_by(&run, "me:0") && !seen.is_by(&run, "me:01") && !seen.is_by(&run, "you:0"));
     }
 
     #[test]

@@ -67,6 +67,24 @@ async fn after_a_kill_in_any_phase_the_task_runs_once_and_completes() {
 }
 
 #[tokio::test]
+async fn a_run_that_started_and_nobody_wrote_down_is_attended_while_the_server_is_away() {
+    let mut world = World::queued().await;
+    world.engine.starts.lock().unwrap().push_back(Act::Hang);
+    let mut unit = world.begin();
+    unit.reaches(Phase::Start).await;
+    unit.die().await;
+    let run = world.journal().all().unwrap().units[0].run.clone();
+    world.engine.goes_on(&run);
+    world.stop_server().await;
+    let mut unit = world.resume();
+    unit.reaches(Phase::Run).await;
+    world.start_server().await;
+    world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+    let _ = unit.ends().await;
+    assert_eq!(world.status().await, "completed");
+}
+
+#[tokio::test]
 async fn a_run_that_ended_or_was_lost_meanwhile_is_told_as_it_was() {
     for (outcome, status, reason) in [
         (Some(3), "failed", "worker execution exit code 3"),

@@ -347,6 +347,11 @@ impl Fake {
         }
     }
 
+    /// A run goes on that nobody here has started.
+    pub(super) fn goes_on(&self, run: &RunId) {
+        self.runs.lock().unwrap().insert(run.clone(), Found::Running);
+    }
+
     /// Loses all runs.
     pub(super) fn lose(&self) {
         self.runs.lock().unwrap().clear();

@@ -8,7 +8,6 @@
 //! | `agent_gpu_idle_seconds_total` | GPU seconds for which a task had its GPUs and was not ready to run |
 //! | `agent_queue_length` by `queue` | tasks that wait, as last seen |
 //! | `agent_poll_errors_total` | looks at the queues that failed |
-//! | `agent_spool_bytes` | console bytes on disk that the server does not have yet |
 //!
 //! Whatever else is counted ([`Metrics::with`]) is shown as `agent_<name>_total`.
 
@@ -35,7 +34,6 @@ pub struct Metrics {
     build_milliseconds: AtomicU64,
     gpu_idle_milliseconds: AtomicU64,
     poll_errors: AtomicU64,
-    spool_bytes: AtomicU64,
     more: Option<Box<Counters>>,
 }
 
@@ -89,11 +87,6 @@ impl Metrics {
         self.poll_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many console bytes wait for the server.
-    pub fn spooled(&self, bytes: u64) {
-        self.spool_bytes.store(bytes, Ordering::Relaxed);
-    }
-
     /// The page, in the text format 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
@@ -113,8 +106,6 @@ impl Metrics {
         .value(&[], seconds(&self.gpu_idle_milliseconds));
         page.counter("agent_poll_errors_total", "Looks at the queues that failed.")
             .value(&[], count(&self.poll_errors));
-        page.gauge("agent_spool_bytes", "Console bytes on disk that the server does not have yet.")
-            .value(&[], count(&self.spool_bytes));
         for (name, value) in self.more.iter().flat_map(|it| it()) {
             page.counter(&format!("agent_{name}_total"), &format!("{}.", name.replace('_', " "))).value(&[], value);
         }
@@ -147,7 +138,6 @@ mod tests {
         metrics.idle(2, Duration::from_millis(500));
         metrics.queues([("a \"b\"\n\\".to_owned(), 7)]);
         metrics.poll_error();
-        metrics.spooled(4096);
         let shown = metrics.render().replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
         insta::assert_snapshot!(shown, @r#"
         # HELP agent_build_info This program.
@@ -174,9 +164,6 @@ mod tests {
         # HELP agent_poll_errors_total Looks at the queues that failed.
         # TYPE agent_poll_errors_total counter
         agent_poll_errors_total 1
-        # HELP agent_spool_bytes Console bytes on disk that the server does not have yet.
-        # TYPE agent_spool_bytes gauge
-        agent_spool_bytes 4096
         # HELP agent_tasks_taken_total tasks taken.
         # TYPE agent_tasks_taken_total counter
         agent_tasks_taken_total 3

@@ -53,6 +53,8 @@ mod docker {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
             let _ = fs_err::remove_file(self.root.join("docker.pid"));
+            // Its number may stand for a dead process that nobody has waited for, which dockerd takes for a living one.
+            let _ = fs_err::remove_file(self.root.join("exec/containerd/containerd.pid"));
             self.root.clone()
         }
     }

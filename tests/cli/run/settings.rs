@@ -67,7 +67,7 @@ fn a_run_obeys_the_policy_of_its_machine_in_every_spelling() {
     let image = job.build(&["--entry-point", "reuse_task"]);
     let line = "ls -d /a /b /c /d 2>/dev/null; echo $WHERE";
     let run = || context.agent().args(["run", "--offline", &image, "sh", "-c", line]);
-    assert_eq!(run().ok(), "/a\n/b\n/c\nA job\n");
+    assert_eq!(run().ok(), "/a\n/b\n/c\nA job");
     let forbidden = run().env("CLEARML_AGENT__AGENT__FORBIDDEN_DOCKER_ARGS", "[v]").run().success();
     assert_eq!(forbidden.stdout, "A job\n");
     assert_eq!(forbidden.stderr.matches("is not allowed here and left out").count(), 2, "{}", forbidden.stderr);
@@ -99,7 +99,7 @@ fn a_rule_of_the_configuration_chooses_the_container() {
     call(rule("^Vision/")).ok();
     let text = fs_err::read_to_string(&lock).unwrap();
     assert!(text.contains("--ipc=host --hostname 'a b'"), "{text}");
-    assert!(text.contains("[setup]"), "{text}");
+    assert!(text.contains("[setup.script]"), "{text}");
     let outcome = call(rule("^Vision/").replace("project:", "moon:")).run().exits(78);
     assert!(outcome.stderr.contains("`moon` instead of rules that match project"), "{}", outcome.stderr);
 }

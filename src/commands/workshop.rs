@@ -27,6 +27,7 @@ use crate::run::{policy, rules};
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
 use crate::settings::{BaseChoice, ImageChoice, TaskSettings, TaskSource};
+use crate::switches::{self, Part};
 use crate::task::{Container, Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
@@ -252,33 +253,20 @@ fn variables(settings: &TaskSettings, arguments: Option<&str>, environment: &Env
     let words = |text: &str| crate::process::words(text).unwrap_or_default();
     let mut variables = BTreeMap::new();
     let of_task = words(arguments.unwrap_or_default());
-    let of_agent: Vec<String> = settings.agent.extra_docker_arguments.iter().flat_map(|it| words(it)).collect();
+    let of_agent: Vec<String> = match environment.get("CLEARML_AGENT_EXTRA_DOCKER_ARGS") {
+        Some(text) => words(text),
+        None => settings.agent.extra_docker_arguments.iter().flat_map(|it| words(it)).collect(),
+    };
     for (words, own) in [(of_task, false), (of_agent, true)] {
-        for assignment in assignments(&words) {
-            let (name, value) = match assignment.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (assignment, environment.raw(assignment).filter(|_| own)),
-            };
-            if let Some(value) = value {
+        for part in switches::scan(&words) {
+            let Part::Switch(switch) = part else { continue };
+            let Some((name, value)) = switch.assignment() else { continue };
+            if let Some(value) = value.or_else(|| environment.raw(name).filter(|_| own)) {
                 variables.insert(name.to_owned(), Secret::new(value));
             }
         }
     }
     variables
-}
-
-/// The values of `-e` and `--env` among `docker run` switches.
-fn assignments(words: &[String]) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut words = words.iter().map(String::as_str);
-    while let Some(word) = words.next() {
-        match word {
-            "-e" | "--env" => found.extend(words.next()),
-            _ => found
-                .extend(word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e").filter(|it| !it.is_empty()))),
-        }
-    }
-    found
 }
 
 /// Every secret this run has seen, by what it is: none may be in the image.

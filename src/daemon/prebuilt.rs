@@ -5,14 +5,15 @@
 //! `agent build`, which finds that base and whatever stands in the same lock.
 
 use crate::base::{Around, Request};
-use crate::config::Agent;
+use crate::config::{Agent, Environment};
 use crate::error::{Explain, Failure, Kind};
 use crate::image::read::{self, ReadError};
 use crate::launch::Mode;
 use crate::lock::asked::{Asked, Choices};
-use crate::lock::launch::{ArgumentPolicy, LaunchChoices};
+use crate::lock::launch::LaunchChoices;
 use crate::lock::{CodePart, LaunchPart, Lock, SetupPart};
 use crate::oci::Platform;
+use crate::run::policy::of_configuration;
 use crate::task::Task;
 
 /// What an image is to a task.
@@ -166,10 +167,8 @@ fn compare(
 
 /// How the task starts now; the code has not changed, so what was a file then is one now.
 fn launch(task: &Task, lock: &Lock, agent: &Agent) -> Result<LaunchPart, Failure> {
-    let policy = ArgumentPolicy {
-        allowed: agent.docker_argument_filters.clone(),
-        forbidden: agent.forbidden_docker_arguments.clone(),
-    };
+    // As the build reads it: else its variables would never be those of the image.
+    let policy = of_configuration(agent, &Environment::current())?;
     let code: Option<&CodePart> = lock.code.as_ref();
     let is_file = |path: &str| lock.launch.starts(path);
     let choices = LaunchChoices {
@@ -187,7 +186,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{Config, Environment};
+    use crate::config::Config;
     use crate::digest::Digest;
     use crate::task::clearml;
 

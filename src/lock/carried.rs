@@ -19,6 +19,9 @@ impl Lock {
     pub fn carried(&self) -> Option<String> {
         let mut lock = self.clone();
         lock.launch.record = Text::of("{}");
+        // Found anew each time; an agent's default arguments have directories of its machine in them.
+        lock.launch.container_arguments = None;
+        lock.launch.env.clear();
         // Whoever takes the commit away again asks for what the branch has then.
         if let (Some(asked), Some(revision)) = (&mut lock.asked, asked::pinned(lock.code.as_ref())) {
             asked.revision = revision;
@@ -70,7 +73,9 @@ mod tests {
             gathered: Vec::new(),
         };
         whole.asked = Some(asked.clone());
+        whole.launch.container_arguments = Some("-v /srv/data:/data".to_owned());
         let text = whole.carried().unwrap();
+        assert!(!text.contains("/srv/data"), "{text}");
         assert!(text.len() < 4096, "{text}");
         let mut task = Task { lock: Some(text), ..Task::default() };
         task.script.diff = diff;

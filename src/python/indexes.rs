@@ -82,7 +82,8 @@ impl Indexes {
 
     /// Adds indexes that the task names.
     pub fn add_task(&mut self, addresses: &[Secret]) {
-        for address in addresses {
+        // What uv would replace by a variable of its environment is no address: a task could ask for ours.
+        for address in addresses.iter().filter(|it| !it.reveal().contains("${")) {
             if let Some((host, Some(credentials))) = host_of(address.reveal()) {
                 self.credentials.insert(host, credentials);
             }

@@ -129,6 +129,12 @@ pub enum ResolveError {
         /// What is wrong.
         reason: String,
     },
+    /// A line that would be more to uv than a requirement.
+    #[error("`{line}` is not a requirement")]
+    Line {
+        /// The line, without credentials.
+        line: String,
+    },
     /// uv has no platform for the base.
     #[error("there are no wheels for `{libc}` on `{architecture}`")]
     Platform {
@@ -155,6 +161,7 @@ impl Explain for ResolveError {
             Self::Unreachable { .. } => Kind::Unreachable,
             Self::Failed { .. } => Kind::System,
             Self::Answer { .. } => Kind::Internal,
+            Self::Line { .. } => Kind::Input,
             Self::Run(error) => error.kind(),
             Self::Io(error) => Kind::of_io(error),
             Self::Store(error) => error.kind(),
@@ -200,6 +207,9 @@ pub fn packages(uv: &Uv, store: &Store, request: &Request<'_>) -> Result<Vec<Pac
     if request.requirements.is_empty() {
         return Ok(Vec::new());
     }
+    if let Some(line) = request.requirements.iter().chain(request.constraints).find(|it| !is_requirement(it)) {
+        return Err(ResolveError::Line { line: mask_userinfo(line).escape_debug().to_string() });
+    }
     let platform = platform(request)?;
     let scratch = store.scratch()?;
     let dir = scratch.path();
@@ -231,6 +241,15 @@ fn remove(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether a line is one requirement to uv and nothing else, wherever it comes from: no option, no path, no second line,
+/// and nothing that uv would replace by a variable of its environment.
+fn is_requirement(line: &str) -> bool {
+    line.trim_start().starts_with(|it: char| it.is_ascii_alphanumeric())
+        && !line.trim_start().starts_with("file:")
+        && !line.contains(['\n', '\r'])
+        && !line.contains("${")
 }
 
 fn lines(items: &[String]) -> String {
@@ -462,6 +481,22 @@ mod tests {
         let base = [installed("torch", "2.6.0a0+ecf3bae40a.nv25.1")];
         let resolution = place.resolve(&["torch==2.6.0a0+ecf3bae40a.nv25.1"], &base).unwrap();
         assert_eq!((resolution.wheels.len(), resolution.base.len()), (0, 1));
+    }
+
+    #[test]
+    fn nothing_but_requirements_reaches_uv() {
+        let place = Place::with(&[("alpha", "1.0", "")]);
+        for line in [
+            "-e /srv/project",
+            "alpha\n-r /etc/passwd",
+            "alpha\r-e /srv/project",
+            "./project",
+            "file:///srv/alpha-1.0-py3-none-any.whl",
+            "alpha @ https://h.example/${UV_INDEX}/alpha-1.0-py3-none-any.whl",
+        ] {
+            let error = place.resolve(&[line], &[]).unwrap_err();
+            assert!(matches!(error, ResolveError::Line { .. }), "{line}: {error}");
+        }
     }
 
     #[test]

@@ -360,8 +360,13 @@ impl Work<'_> {
 
     /// The sdist that a lock pins.
     fn pinned(&self, from: &BuiltFrom, sha256: Digest, requirement: &str) -> Result<Had, SourceError> {
+        // A lock may come from anywhere: what it calls its sources must not lead out of the directory they are put into,
+        // and no file of this machine is an address.
+        if !is_file_name(&from.source) {
+            return Err(SourceError::Address { what: strip_userinfo(&from.source) });
+        }
         if self.bench.store.has(&sha256).is_none() {
-            let url = from.url.as_deref().and_then(|it| Url::parse(it).ok());
+            let url = from.url.as_deref().and_then(|it| Url::parse(it).ok()).filter(|it| it.scheme() != "file");
             let url = url.map_or_else(|| self.find(requirement).map(|it| split_userinfo(&it.url).0), Ok)?;
             self.fetch(&Wanted { file: from.source.clone(), url, sha256: Some(sha256), size: None })?;
         }
@@ -448,8 +453,12 @@ impl Work<'_> {
 fn file_name(url: &Url) -> Option<String> {
     let last = url.path_segments()?.next_back()?;
     let name = percent_encoding::percent_decode_str(last).decode_utf8().ok()?.into_owned();
-    let sound = !name.is_empty() && name != ".." && name != "." && !name.contains(['/', '\0']);
-    sound.then_some(name)
+    is_file_name(&name).then_some(name)
+}
+
+/// Whether a name is that of a file in whatever directory it is put into.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != ".." && name != "." && !name.contains(['/', '\0'])
 }
 
 #[cfg(test)]

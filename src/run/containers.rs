@@ -323,6 +323,7 @@ pub(super) fn container(spec: &RunSpec, image: String, engine: &Containers) -> R
 /// Makes a run's console spool so that whoever runs inside can write there and whoever attends the run can take over: the
 /// run's directory lets nobody else of this machine in. Gives its bind, where the run has none of its own.
 pub(super) fn spool(spec: &RunSpec) -> std::io::Result<Option<Bind>> {
+    use fs_err::os::unix::fs::OpenOptionsExt as _;
     use std::os::unix::fs::PermissionsExt as _;
     let directory = spec.directory.join("spool");
     let bound = spec.container.binds.iter().find(|it| it.target.trim_end_matches('/') == launch::SPOOL);
@@ -330,11 +331,14 @@ pub(super) fn spool(spec: &RunSpec) -> std::io::Result<Option<Bind>> {
         return Ok(None);
     }
     fs::create_dir_all(&directory)?;
-    let lock = directory.join("lock");
-    fs::OpenOptions::new().create(true).append(true).open(&lock)?;
+    // A run that was started before may have put anything in its place: no link is followed.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    options.create(true).append(true).custom_flags(flags.bits().cast_signed());
+    let lock = options.open(directory.join("lock"))?;
     // Another user inside owns what it makes; these are ours, made before.
     fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
-    fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o666))?;
+    lock.file().set_permissions(std::fs::Permissions::from_mode(0o666))?;
     if bound.is_some() {
         return Ok(None);
     }

@@ -1,5 +1,5 @@
-//! `${CLEARML_…}` in container arguments: values of the task, its queue, project and user, of the worker and its
-//! configuration.
+//! `${CLEARML_…}` in container arguments: values of the task, its queue and project, of the agent's user, of the worker
+//! and its configuration.
 //!
 //! `${CLEARML_QUEUE_NAME}`, `QUEUE_ID`, `WORKER_ID`, `PROJECT_NAME`, `PROJECT_ID`, or a dotted path below `TASK`, `CONFIG`
 //! or `USER`: `${CLEARML_TASK.hyperparams.Args.lr.value}`. Behind `|` stand filters (`strip`, `capitalize`, `lower`,
@@ -26,7 +26,7 @@ pub struct Values {
     pub project_name: Option<String>,
     /// The task, as its server answers it.
     pub task: Value,
-    /// The task's user, as the server answers it.
+    /// The user whose credentials the agent has, as the server answers it.
     pub user: Value,
     /// The configuration; see [`configuration`].
     pub config: Value,

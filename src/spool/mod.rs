@@ -17,12 +17,13 @@
 //! line says how many lines are lost. A batch is noted before it is sent and after the server has it, so that after a
 //! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read as _, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::clearml::events::{self, Level, Line};
@@ -44,6 +45,8 @@ const SEGMENTS: u64 = 8;
 /// No record is longer; what says so is torn.
 const RECORD: usize = 4 << 20;
 const HEADER: usize = 8;
+/// No file besides the segments is longer.
+const SMALL: u64 = 64 << 10;
 
 /// Whose lines a spool holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +165,10 @@ impl Spool {
         let open_to_all = |path: &Path, mode| fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
         for directory in [directory.to_owned(), directory.join(OUTPUT)] {
             fs::create_dir_all(&directory).map_err(failed)?;
+            // A run that was started before may have put a link in its place, and what that leads to is not opened to all.
+            if !fs::symlink_metadata(&directory).map_err(failed)?.is_dir() {
+                return Err(failed(io::ErrorKind::NotADirectory.into()));
+            }
             open_to_all(&directory, 0o777).map_err(failed)?;
         }
         // Whoever opens it first makes it for itself alone.
@@ -356,8 +363,23 @@ fn lock(directory: &Path) -> Result<FileLock, SpoolError> {
     }
 }
 
+/// Opens a file of a spool. A program that we do not trust may have put it there: no link is followed, and nobody is waited
+/// for.
+fn open_plain(path: &Path) -> io::Result<fs::File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    options.open(path)
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_plain(path)?.take(SMALL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn read_owner(directory: &Path) -> Result<Option<Owner>, SpoolError> {
-    let bytes = match fs::read(directory.join("owner.json")) {
+    let bytes = match read_small(&directory.join("owner.json")) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(SpoolError::Io { path: directory.to_owned(), source }),
@@ -368,7 +390,7 @@ fn read_owner(directory: &Path) -> Result<Option<Owner>, SpoolError> {
 }
 
 fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>)> {
-    let text = fs::read_to_string(directory.join("sent")).ok()?;
+    let text = String::from_utf8(read_small(&directory.join("sent")).ok()?).ok()?;
     let words: Vec<&str> = text.split_whitespace().collect();
     let number = |index: usize| words.get(index)?.parse().ok();
     let place = |index: usize| Some(Place { segment: number(index)?, offset: number(index + 1)? });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{HEADER, RECORD};
+use super::{HEADER, RECORD, open_plain};
 use crate::clearml::events::Line;
 
 /// The records of one segment, from an offset on.
@@ -16,7 +16,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn open(directory: &Path, segment: u64, offset: u64) -> io::Result<Self> {
-        let mut file = fs::File::open(segment_path(directory, segment))?;
+        let mut file = open_plain(&segment_path(directory, segment))?;
         file.seek(SeekFrom::Start(offset))?;
         Ok(Self { reader: io::BufReader::new(file), offset })
     }

@@ -141,3 +141,16 @@ async fn an_unreachable_server_changes_nothing() {
     let batch = spool.lock().unwrap().next(1000).unwrap().unwrap();
     assert_eq!(texts(&batch), ["kept\n"]);
 }
+
+#[test]
+fn links_that_a_run_put_in_place_of_files_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, elsewhere) = (dir.path().join("spool"), dir.path().join("owner.json"));
+    Spool::prepare(&spool).unwrap();
+    fs::write(&elsewhere, r#"{"format": 1, "task": "t1", "worker": "w:0"}"#).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, spool.join("owner.json")).unwrap();
+    assert!(matches!(Spool::adopt(&spool), Err(SpoolError::Io { .. })));
+    fs::remove_dir(spool.join(OUTPUT)).unwrap();
+    std::os::unix::fs::symlink(dir.path(), spool.join(OUTPUT)).unwrap();
+    assert!(matches!(Spool::prepare(&spool), Err(SpoolError::Io { .. })));
+}

@@ -105,10 +105,15 @@ impl Unit {
 
     /// Leaves with the task what it runs with. Nothing of it may keep the task from running.
     async fn write_back(&self) {
-        let told = match lock_of(self.entry.directory()) {
-            Ok(lock) => writeback::after_build(&self.executor.client, &self.record().task, &lock).await,
+        let lock = match lock_of(self.entry.directory()) {
+            Ok(lock) => lock,
             Err(error) => return self.line(Level::Warning, &format!("the lock cannot be read: {error}")),
         };
+        let (client, task) = (&self.executor.client, &self.record().task);
+        let mut told = writeback::after_build(client, task, &lock).await;
+        if self.executor.settings.agent.write_default_image {
+            told = told.and(writeback::default_image(client, task, &lock).await);
+        }
         if let Err(error) = told {
             let text = format!("what the task runs with is not written to it: {}", Failure::from(error));
             self.line(Level::Warning, &text);

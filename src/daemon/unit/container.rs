@@ -187,8 +187,10 @@ impl Unit {
         if settings.optimize > 0 {
             set("PYTHONOPTIMIZE", settings.optimize.to_string());
         }
-        // What the task needs and no image may hold comes from here, where it is set here.
-        for name in &lock.launch.secrets {
+        // What the task needs and no image may hold comes from here, where a task may have variables of this machine: it
+        // could name any.
+        let may = settings.agent.container.host_variables;
+        for name in lock.launch.secrets.iter().filter(|_| may) {
             if let Some(value) = machine.raw(name) {
                 container.env.entry(name.clone()).or_insert_with(|| Secret::new(value));
             }

@@ -54,7 +54,8 @@ fn split(absent: &[Distribution], store: &Store) -> (Vec<Distribution>, Vec<Want
     for it in absent {
         // One that is in the store and only unchecked needs no address that answers.
         let local = store.has(&it.sha256).and_then(|_| Url::from_file_path(store.blob_path(&it.sha256)).ok());
-        let url = it.url.as_deref().and_then(|it| Url::parse(it).ok()).or(local);
+        // A lock may come from anywhere, and no file of this machine is an address that it may name.
+        let url = it.url.as_deref().and_then(|it| Url::parse(it).ok()).filter(|it| it.scheme() != "file").or(local);
         match url {
             Some(url) => {
                 wanted.push(Wanted { file: it.file.clone(), url, sha256: Some(it.sha256), size: Some(it.size) });
@@ -109,4 +110,30 @@ fn locate(
         });
     }
     Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn a_file_of_this_machine_is_no_address_that_a_lock_may_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let at = |url: &str| Distribution {
+            name: "x".to_owned(),
+            version: "1".to_owned(),
+            file: "x-1-py3-none-any.whl".to_owned(),
+            sha256: Digest::of("x"),
+            size: 1,
+            url: Some(url.to_owned()),
+            direct: false,
+            built_from: None,
+            path: None,
+        };
+        let (nameless, wanted) = split(&[at("file:///etc/hostname"), at("https://h.example/x-1.whl")], &store);
+        assert_eq!((nameless.len(), wanted.len()), (1, 1));
+        assert_eq!(wanted[0].url.scheme(), "https");
+    }
 }

@@ -131,5 +131,11 @@ fn sources_become_the_same_wheel_in_every_store() {
         let other = ("demo", "1.5", Digest::of("other"));
         let error = rebuild(&bench(&there), &supplies, other, &built.from).unwrap_err();
         assert!(error.to_string().contains("`demo` was built again"), "{error}");
+        // What a lock calls its sources is put into a directory of ours, and nowhere else.
+        for name in ["../demo-1.5.tar.gz", "/tmp/demo-1.5.tar.gz", ".."] {
+            let hostile = BuiltFrom { source: name.to_owned(), sha256: Some(Digest::of("x")), ..built.from.clone() };
+            let error = rebuild(&bench(&there), &supplies, pinned, &hostile).unwrap_err();
+            assert!(error.to_string().contains("is not an address"), "{error}");
+        }
     }
 }

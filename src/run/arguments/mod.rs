@@ -178,7 +178,8 @@ fn value(switch: &Switch) -> &str {
 
 fn names_gpu(switch: &Switch) -> bool {
     let device = value(switch);
-    device.starts_with("/dev/nvidia") || device.starts_with("nvidia.com/")
+    // However the path is spelled; and of any class that the vendor's generators write.
+    device.starts_with('/') && device.contains("/nvidia") || device.contains("nvidia.com/")
 }
 
 fn set_flag(made: &mut Followed, switch: &Switch) -> Result<(), ArgumentError> {

@@ -56,6 +56,8 @@ async fn what_is_lent_to_a_run_holds_the_secrets_and_the_container_does_not() {
     assert_eq!(spec.container.env["PLAIN"].reveal(), "seen");
     assert_eq!(spec.container.env["AGENT_EXECUTOR"].reveal(), "1");
     assert!(!spec.container.env.contains_key("API_TOKEN"));
+    // The agent has this one, and tasks may not ask for what is the agent's.
+    assert!(!spec.container.env.contains_key("HOME"));
     let (_, secret) =
         world.server.as_ref().map(|it| (&it.api_url, it.credentials.password.reveal().to_owned())).unwrap();
     assert!(spec.container.env.values().all(|it| !it.reveal().contains(&secret) && it.reveal() != "hush"));

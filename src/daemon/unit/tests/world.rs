@@ -288,7 +288,7 @@ mode = "reuse_task"
 name = "a task"
 entry_point = ["train.py"]
 working_dir = ""
-secrets = ["NOT_SET_ANYWHERE_TOKEN"]
+secrets = ["HOME", "NOT_SET_ANYWHERE_TOKEN"]
 secret_parameters = []
 container_arguments = "-e API_TOKEN=hush -e PLAIN=seen"
 [launch.env]

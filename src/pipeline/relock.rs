@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use super::{Wishes, Workshop, base, early, look};
 use crate::base::{Base, Request};
 use crate::digest::Digest;
-use crate::error::{During, Failure};
+use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Address, Checkout, Wanted};
 use crate::image::read;
 use crate::lock::asked::{Asked, Choices, Standing, is_local};
@@ -17,6 +17,7 @@ use crate::lock::requirements::recorded;
 use crate::lock::{BasePart, CodePart, Lock, SetupPart, Text};
 use crate::oci::Platform;
 use crate::python::inspect::Inspection;
+use crate::system::recipe;
 use crate::task::Task;
 
 /// What was asked for now, and what an earlier lock has of it.
@@ -24,6 +25,34 @@ pub(super) struct Earlier {
     pub(super) asked: Asked,
     pub(super) lock: Option<Lock>,
     pub(super) standing: Standing,
+}
+
+/// Whether a base that a recipe makes is here; of any other, it is. Packages are unpacked by programs of this machine, so
+/// which ones is nothing that a task may say: only who names a lock himself has a base made of what that lock pins.
+fn is_made(shop: &Workshop, part: &BasePart) -> bool {
+    let name = part.name.as_deref().unwrap_or_default().trim_start_matches("recipe:");
+    let resolved = part.recipe.as_ref().map(|it| crate::lock::system::recipe(name, it));
+    resolved.is_none_or(|it| recipe::is_made(&shop.around.store, &it))
+}
+
+/// An image stands on a base that another machine made.
+#[derive(Debug, thiserror::Error)]
+#[error("image `{image}` stands on a base that another machine made of packages, which is not here")]
+struct MadeElsewhere {
+    image: String,
+}
+
+impl Explain for MadeElsewhere {
+    fn kind(&self) -> Kind {
+        Kind::NotFound
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec![format!(
+            "Where the image is trusted, build from its lock once: `agent inspect --lock-file agent.lock {}`, then `agent build --lock agent.lock`.",
+            self.image
+        )]
+    }
 }
 
 /// A base that was found on the way.
@@ -51,6 +80,9 @@ impl Earlier {
         let mut met = None;
         if wishes.base_of_task && !earlier.standing.base {
             match ours(shop, wishes)? {
+                Named::Ours(lock) if !is_made(shop, &lock.base) => {
+                    return Err(MadeElsewhere { image: wishes.base.to_string() }.into());
+                }
                 Named::Ours(lock) => {
                     shop.around.reporter.note(format!(
                         "`{}` was made from a task: its own base image counts, `{}`",
@@ -83,7 +115,8 @@ impl Earlier {
         let text = recorded(&task.script.requirements, requirements.repository_first, requirements.original);
         standing.requirements &= !text.is_some_and(|it| it.contains("${"));
         let has = lock.as_ref().is_some_and(|it| {
-            it.base.source.is_some() || it.base.recipe.is_some() || shop.around.store.has(&it.base.config).is_some()
+            let here = it.base.source.is_some() || shop.around.store.has(&it.base.config).is_some();
+            if it.base.recipe.is_some() { is_made(shop, &it.base) } else { here }
         });
         standing.base &= has && !is_local(&wishes.base) && !wishes.force_pull;
         Self { asked, lock, standing }

@@ -223,6 +223,12 @@ pub fn build(store: &Store, resolved: &Resolved, reporter: &dyn Reporter) -> Res
     Ok(base)
 }
 
+/// Whether the base is in the store.
+#[must_use]
+pub fn is_made(store: &Store, resolved: &Resolved) -> bool {
+    find(store, &key(resolved)).is_some()
+}
+
 /// What stands in the record's key: everything that decides the bytes.
 fn key(resolved: &Resolved) -> Digest {
     let mut key = Hasher::new();

@@ -283,15 +283,15 @@ impl Dispatcher {
     /// Ends what is under way, and tells the server that the worker is gone.
     async fn farewell(mut self) {
         self.desk.notify.stopping();
-        let worker = self.desk.worker.clone();
-        // Runs that go on without us keep their worker: the next daemon is the same one.
-        if self.running.is_empty() {
-            self.errands.spawn(async move {
-                let _ = worker.unregister(worker.id()).await;
-            });
-        }
         let all = async { while self.errands.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
+        // A report that comes after it would register the worker again.
+        self.errands.shutdown().await;
+        // Runs that go on without us keep their worker: the next daemon is the same one.
+        if self.running.is_empty() {
+            let worker = &self.desk.worker;
+            let _ = tokio::time::timeout(LAST_WORDS, worker.unregister(worker.id())).await;
+        }
     }
 }
 

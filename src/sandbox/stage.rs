@@ -36,11 +36,11 @@ pub fn dispatch() {
     let _ = rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC);
     // Closed by the program's start, or by this process's end: the first stage hears of either, and of neither before we
     // have said why there is no program.
-    let begun = if stage == "2" { text().and_then(|it| self::control(&it)) } else { None };
+    let mut begun = if stage == "2" { text().and_then(|it| self::control(&it)) } else { None };
     if let Some(begun) = &begun {
         let _ = rustix::io::fcntl_setfd(begun, rustix::io::FdFlags::CLOEXEC);
     }
-    let result = if stage == "2" { inner(&control) } else { outer(&control) };
+    let result = if stage == "2" { inner(&control, &mut begun) } else { outer(&control) };
     let code = result.unwrap_or_else(|trouble| {
         let _ = job::send(&control, &Reply::Failed(trouble));
         1
@@ -166,7 +166,7 @@ fn isolate(control: &File, head: &Head) -> Result<i32, Trouble> {
 }
 
 /// The second stage: process 1 of the namespaces.
-fn inner(control: &File) -> Result<i32, Trouble> {
+fn inner(control: &File, begun: &mut Option<File>) -> Result<i32, Trouble> {
     die_with_parent()?;
     let (ids, work): (Ids, Work) = next(control)?;
     let Work::Run(run) = work else { return Err(Trouble::input("run a program", "another thing was asked for")) };
@@ -197,6 +197,8 @@ fn inner(control: &File) -> Result<i32, Trouble> {
         return Err(Trouble::io(format!("start `{program}`"), &command.exec()));
     }
     let child = command.spawn().doing(|| format!("start `{program}`"))?;
+    // This process stays beside it: the first stage must hear of the start all the same, and go on to attend us.
+    drop(begun.take());
     wait_for(i32::try_from(child.id()).unwrap_or(0))
 }
 

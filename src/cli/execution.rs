@@ -37,7 +37,7 @@ pub struct ExecutionArgs {
     /// Use no network but the server's: what is not in the store is not fetched
     #[arg(long, help_heading = "How tasks run")]
     pub standalone_mode: bool,
-    /// Run only tasks that name an image made of them; build nothing
+    /// Refuse tasks that name no image made of them, or one that is not what they ask for now
     #[arg(long, help_heading = "How tasks run")]
     pub prebuilt_only: bool,
     /// How often a task is tried again when the machinery failed, not its program

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The executor's rows of the budget table: from a queue to the first line of the program, and what an idle daemon costs.
 
 A task is a stored script that prints the time at once; its image is built beforehand, as it is in a queue that repeats

@@ -20,18 +20,21 @@ use serde::{Deserialize, Serialize};
 use super::bytecode::{self, Compiler};
 use super::{BuiltLayer, LayerKind, find_or_write, key, parallel};
 use crate::digest::{Digest, Hasher};
-use crate::error::{Explain, Kind};
 use crate::launch::VENV;
 use crate::lock::{Distribution, FORMAT, PythonPart};
 use crate::oci::layer::Deflated;
-use crate::oci::{LayerError, LayerWriter, Meta};
-use crate::python::archive::{ArchiveError, Method};
-use crate::python::fetch::{self, FetchError};
+use crate::oci::{LayerWriter, Meta};
+use crate::python::archive::Method;
+use crate::python::fetch;
 use crate::python::install::{Content, File, Files, Target, install};
 use crate::python::venv::{self, Item, Venv};
-use crate::python::wheel::{Wheel, WheelError};
+use crate::python::wheel::Wheel;
 use crate::report::SharedReporter;
 use crate::store::{Store, StoreError, Table};
+
+mod error;
+
+pub use error::PythonLayerError;
 
 /// Wheels of at least this many bytes have a layer of their own, …
 const LARGE: u64 = 2 << 20;
@@ -39,65 +42,6 @@ const LARGE: u64 = 2 << 20;
 const MOST: usize = 32;
 /// Streams of files below this many bytes are not copied: their headers would outweigh them.
 const COPIED: u64 = 2 << 10;
-
-/// Why a layer of distributions cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum PythonLayerError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The layer cannot be written.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// A wheel is refused.
-    #[error(transparent)]
-    Wheel(#[from] WheelError),
-    /// A wheel is refused or not there.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// Bytecode cannot be made.
-    #[error("cannot make bytecode: {reason}")]
-    Bytecode {
-        /// Why.
-        reason: String,
-        /// What sort of failure it is.
-        kind: Kind,
-        /// What to do about it.
-        hints: Vec<String>,
-    },
-    /// The distributions of a lock are in no order, or one comes twice.
-    #[error("the lock's distributions are not in the order of their names at `{0}`")]
-    Order(String),
-}
-
-impl From<ArchiveError> for PythonLayerError {
-    fn from(error: ArchiveError) -> Self {
-        Self::Wheel(error.into())
-    }
-}
-
-impl Explain for PythonLayerError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Store(error) => error.kind(),
-            Self::Layer(error) => error.kind(),
-            Self::Wheel(error) => error.kind(),
-            Self::Fetch(error) => error.kind(),
-            Self::Bytecode { kind, .. } => *kind,
-            Self::Order(_) => Kind::Input,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Store(error) => error.hints(),
-            Self::Wheel(error) => error.hints(),
-            Self::Fetch(error) => error.hints(),
-            Self::Bytecode { hints, .. } => hints.clone(),
-            Self::Layer(_) | Self::Order(_) => Vec::new(),
-        }
-    }
-}
 
 /// Which wheel stands where, and which paths wheels give up to others. Depends on the lock alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

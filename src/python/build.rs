@@ -24,18 +24,24 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::fetch::{self, FetchError};
+use super::fetch;
 use super::install::{Content, Target, install};
 use super::name::normalise;
 use super::pack::repack;
 use super::venv::{Item, Venv, skeleton};
 use super::wheel::{Wheel, WheelError};
 use crate::digest::{Digest, Hasher};
-use crate::error::{Explain, Failure, Kind};
+use crate::error::Failure;
 use crate::fs::open_below;
 use crate::report::Reporter;
 use crate::sandbox::{Changes, Output, Step};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+
+mod error;
+mod system;
+
+pub use error::BuildError;
+use system::BuildSystem;
 
 /// Where the sandbox sees what it is lent.
 const LENT: &str = "/run/agent-build";
@@ -163,73 +169,6 @@ pub struct BuiltWheel {
     pub requires: Vec<String>,
     /// What it was built with.
     pub tools: Vec<ToolWheel>,
-}
-
-/// Why a build gave no wheel.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The build itself failed.
-    #[error("the build of `{what}` failed\n{words}")]
-    Failed {
-        /// What was built.
-        what: String,
-        /// The last lines it wrote.
-        words: String,
-    },
-    /// The wheel is another than the one that is pinned.
-    #[error(
-        "`{what}` was built again, and the build did not give the wheel that is locked: {expected} is locked, {found} came"
-    )]
-    Differs {
-        /// What was built.
-        what: String,
-        /// The digest in the lock.
-        expected: Digest,
-        /// What came out.
-        found: Digest,
-    },
-    /// A wheel is refused.
-    #[error(transparent)]
-    Wheel(#[from] WheelError),
-    /// A wheel cannot be kept.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A file between here and the sandbox.
-    #[error("cannot handle the files of a build")]
-    Files(#[source] std::io::Error),
-}
-
-impl Explain for BuildError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Failed { .. } => Kind::Unsatisfiable,
-            Self::Differs { .. } => Kind::Input,
-            Self::Wheel(error) => error.kind(),
-            Self::Fetch(error) => error.kind(),
-            Self::Store(error) => error.kind(),
-            Self::Files(error) => Kind::of_io(error),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Failed { .. } => vec![
-                "Builds run without network on the base image and the task's system packages: compilers and headers can be had with --apt (say build-essential python3-dev).".to_owned(),
-                "Ask for a version that has a wheel, if there is one.".to_owned(),
-            ],
-            Self::Differs { .. } => vec![
-                "Its build leaves something to chance: lock anew here, or build in the store that has the wheel.".to_owned(),
-            ],
-            Self::Wheel(error) => error.hints(),
-            Self::Fetch(error) => error.hints(),
-            Self::Store(error) => error.hints(),
-            Self::Files(_) => Vec::new(),
-        }
-    }
 }
 
 /// Builds; `lent` and `work` are directories of this machine that the sandbox sees as such.
@@ -478,44 +417,5 @@ impl Build<'_> {
             requires: fields("Requires-Dist"),
             tools,
         })
-    }
-}
-
-/// `[build-system]`, with what stands for one that is not there.
-#[derive(Debug, PartialEq, Eq)]
-struct BuildSystem {
-    requires: Vec<String>,
-    backend: String,
-    backend_path: Vec<String>,
-}
-
-impl BuildSystem {
-    fn of(pyproject: &toml::Table) -> Self {
-        let table = pyproject.get("build-system").and_then(toml::Value::as_table);
-        let list = |key: &str| {
-            let items = table?.get(key)?.as_array()?;
-            Some(items.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect())
-        };
-        let backend = table.and_then(|it| it.get("build-backend")).and_then(toml::Value::as_str);
-        Self {
-            requires: list("requires").unwrap_or_else(|| vec!["setuptools>=40.8.0".to_owned()]),
-            backend: backend.unwrap_or("setuptools.build_meta:__legacy__").to_owned(),
-            backend_path: list("backend-path").unwrap_or_default(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_project_without_a_build_system_has_the_old_one() {
-        let table = |text: &str| text.parse::<toml::Table>().unwrap();
-        let old = BuildSystem::of(&toml::Table::new());
-        assert_eq!(old.backend, "setuptools.build_meta:__legacy__");
-        let text = "[build-system]\nrequires = ['x']\nbuild-backend = 'b'\nbackend-path = ['.']\n";
-        let own = BuildSystem::of(&table(text));
-        assert_eq!((own.requires, own.backend_path), (vec!["x".to_owned()], vec![".".to_owned()]));
     }
 }

@@ -13,19 +13,24 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::build::{self, Bench, BuildError, BuiltWheel, Job, Place, ToolWheel};
-use super::fetch::{self, FetchError, Wanted};
+use super::fetch::{self, Wanted};
 use super::indexes::Indexes;
 use super::name::normalise;
 use super::pylock;
 use super::resolve::{self, NO_HASHES, Request, ResolveError};
 use super::tags::Libc;
-use super::uv::{Uv, UvError};
+use super::uv::Uv;
 use crate::digest::Digest;
-use crate::error::{Explain, Failure, Kind};
-use crate::git::Address;
+use crate::error::Failure;
 use crate::report::SharedReporter;
 use crate::secret::{Secret, split_userinfo, strip_userinfo};
 use crate::store::Table;
+
+mod error;
+mod git;
+
+pub use error::SourceError;
+pub use git::Git;
 
 /// Names how builds are remembered.
 const MEMORY: u32 = 2;
@@ -41,56 +46,6 @@ pub enum Source {
     Archive(Secret),
     /// A repository: the address as asked, `git+https://host/x@commit`, taken apart by [`Git::parse`].
     Git(Git),
-}
-
-/// A repository as a requirement names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Git {
-    /// Its address, as git takes it.
-    pub address: Secret,
-    /// Commit, tag or branch.
-    pub revision: Option<String>,
-    /// Directory of the project in it; empty for the root.
-    pub directory: String,
-}
-
-impl Git {
-    /// Takes `git+<address>[@revision][#subdirectory=…]` apart.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("git+").or_else(|| text.starts_with("git@").then_some(text))?;
-        let (address, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let directory = fragment.split('&').find_map(|it| it.strip_prefix("subdirectory=")).unwrap_or_default();
-        // An `@` behind the host's path names a revision; one in front of it a user.
-        let path = address.find("://").map_or(0, |it| it + 3);
-        let path = match address.strip_prefix("file:") {
-            Some(_) => "file:".len(),
-            None => address[path..].find('/').map_or(address.len(), |it| it + path),
-        };
-        let at = address[path..].rfind('@').map(|it| it + path);
-        let (address, revision) = at.map_or((address, None), |at| (&address[..at], Some(address[at + 1..].to_owned())));
-        let inside = directory.split('/').all(|it| it != "..") && !directory.starts_with('/');
-        inside.then(|| Self {
-            address: Secret::new(address),
-            revision,
-            directory: directory.trim_matches('/').to_owned(),
-        })
-    }
-
-    /// Whether it lies on this machine: its address is none that another one could use.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        let address = self.address.reveal();
-        address.starts_with("file:") || Address::parse(address).is_ok_and(|it| it.local_path().is_some())
-    }
-
-    /// The version that its revision names, if it names one; the sources have no history to tell it.
-    fn version(&self) -> String {
-        let revision = self.revision.as_deref().unwrap_or_default();
-        let bare = revision.rsplit('/').next().unwrap_or_default().trim_start_matches(['v', 'V']);
-        let version = bare.contains('.').then(|| bare.parse::<pep440_rs::Version>().ok()).flatten();
-        version.map_or_else(|| "0.0.0".to_owned(), |it| it.to_string())
-    }
 }
 
 /// What a lock has of a build: its sources and its tools.
@@ -141,85 +96,6 @@ pub struct Supplies<'a> {
 impl std::fmt::Debug for Supplies<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supplies").field("indexes", &self.indexes).finish_non_exhaustive()
-    }
-}
-
-/// Why sources cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// The sdist cannot be found.
-    #[error("there is neither a wheel nor an sdist for `{what}`")]
-    None {
-        /// What was asked.
-        what: String,
-    },
-    /// The sdist cannot be looked for.
-    #[error("cannot look for the sources of `{what}`")]
-    Resolve {
-        /// What was asked.
-        what: String,
-        /// Why.
-        #[source]
-        source: ResolveError,
-    },
-    /// An address that nobody can fetch from.
-    #[error("`{what}` is not an address that sources can be fetched from")]
-    Address {
-        /// The address, without credentials.
-        what: String,
-    },
-    /// Sources that nobody asked for.
-    #[error("the sources of `{what}` that were found, `{file}`, have digest {found}, which is none that is asked for")]
-    Digest {
-        /// What was asked.
-        what: String,
-        /// The file.
-        file: String,
-        /// Its digest.
-        found: Digest,
-    },
-    /// There is no uv.
-    #[error(transparent)]
-    Uv(#[from] UvError),
-    /// It cannot be fetched.
-    #[error("cannot fetch the sources of `{what}`")]
-    Fetch {
-        /// What was asked.
-        what: String,
-        /// Why.
-        #[source]
-        source: FetchError,
-    },
-}
-
-impl Explain for SourceError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::None { .. } => Kind::Unsatisfiable,
-            Self::Resolve { source, .. } => source.kind(),
-            Self::Address { .. } | Self::Digest { .. } => Kind::Input,
-            Self::Uv(error) => error.kind(),
-            Self::Fetch { source, .. } => source.kind(),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::None { .. } => Vec::new(),
-            Self::Resolve { source, .. } => source.hints(),
-            Self::Digest { .. } => {
-                vec![
-                    "If the release was made anew, put its digest into the requirement (--hash) or lock file."
-                        .to_owned(),
-                ]
-            }
-            Self::Address { .. } => {
-                vec!["Name a git repository (git+https://…, git+ssh://…) or an archive (https://…).".to_owned()]
-            }
-            Self::Uv(error) => error.hints(),
-            Self::Fetch { source, .. } => source.hints(),
-        }
     }
 }
 

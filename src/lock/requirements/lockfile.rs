@@ -1,6 +1,7 @@
 //! Lock files of a repository: which one counts, and what it brings.
 
-use super::{Gathered, ProjectRequest, RequirementsError, Sources, WheelRequest, beside, directories, join};
+use super::places::{beside, directories, join};
+use super::{Gathered, ProjectRequest, RequirementsError, Sources, WheelRequest};
 use crate::python::lockfile::{Contents, Lockfile};
 
 /// The program that `agent.package_manager.type` names.

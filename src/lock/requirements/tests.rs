@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::error::Explain as _;
 
 fn run(pip: Option<&str>, files: &[(&str, &str)], repository_first: bool) -> Result<Gathered, RequirementsError> {
     run_with(pip, files, (repository_first, None))

@@ -1,6 +1,7 @@
 //! From a request or a pin to a base, and to its bytes.
 
 use std::io::Read;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -11,12 +12,17 @@ use super::archive::{Importer, Wanted};
 use super::{Around, Base, BaseError, Imported, Pin, PinnedLayer, Request};
 use crate::digest::{Digest, Hasher};
 use crate::engine::Docker;
+use crate::http::HttpError;
 use crate::oci::{Descriptor, Platform, Reference};
-use crate::registry::{Pulled, RegistryError};
+use crate::registry::{self, Pulled, RegistryError};
 use crate::store::{Store, Table};
 
 /// Blobs fetched at a time.
 const STREAMS: usize = 4;
+/// How long a registry may take to answer where the engine has the image.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a registry that did not answer is not asked again where the engine has the image.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Finds what is asked for.
 ///
@@ -57,33 +63,78 @@ async fn local(
 
 /// The registry first; where it knows no such image, or does not answer, the local engine may.
 async fn find_image(around: &Around, reference: &Reference, platform: &Platform) -> Result<Base, BaseError> {
-    let error = match in_registry(around, reference, platform).await {
-        Err(BaseError::Registry(error)) => error,
-        other => return other,
+    let name = reference.familiar();
+    let engine = around.docker.as_ref().filter(|_| reference.digest.is_none());
+    let holder = match engine {
+        Some(docker) => docker.image(&name).await.is_ok_and(|it| it.is_some()).then_some(docker),
+        None => None,
     };
-    let elsewhere = matches!(
+    let Some(docker) = holder else {
+        let found = in_registry(around, &around.registry, reference, platform).await;
+        return found.map_err(|error| match error {
+            BaseError::Registry(source) if engine.is_some() && is_elsewhere(&source) => {
+                BaseError::NotFound { name, source: Box::new(source) }
+            }
+            other => other,
+        });
+    };
+    let why = match hurried(around, reference, platform).await? {
+        Ok(base) => return Ok(base),
+        Err(why) => why,
+    };
+    around.reporter.warning(format!("base image `{name}` was taken from the local engine: {why}"));
+    let found = in_engine(around, docker, &name, platform).await?;
+    found.ok_or_else(|| BaseError::NotInEngine { endpoint: docker.endpoint().to_owned(), name })
+}
+
+/// Whether an image may be had elsewhere after an answer like this.
+const fn is_elsewhere(error: &RegistryError) -> bool {
+    matches!(
         error,
         RegistryError::NotFound { .. }
             | RegistryError::Denied { .. }
             | RegistryError::Http(_)
             | RegistryError::TooMany { .. }
-    );
-    let Some(docker) = around.docker.as_ref().filter(|_| elsewhere && reference.digest.is_none()) else {
-        return Err(error.into());
-    };
-    match in_engine(around, docker, &reference.familiar(), platform).await {
-        Ok(Some(base)) => {
-            around
-                .reporter
-                .warning(format!("base image `{}` was taken from the local engine: {error}", reference.familiar()));
-            Ok(base)
-        }
-        _ => Err(BaseError::NotFound { name: reference.familiar(), source: Box::new(error) }),
-    }
+    )
 }
 
-async fn in_registry(around: &Around, reference: &Reference, platform: &Platform) -> Result<Base, BaseError> {
-    let pulled = around.registry.resolve(reference, platform, &around.store).await?;
+/// Asks the registry once and does not wait for it long, since the image is here as well; one that was silent is not
+/// asked again at once. The inner error says why the image is to be taken from here.
+async fn hurried(
+    around: &Around,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Result<Base, String>, BaseError> {
+    let mut key = Hasher::new();
+    key.field("silent registry 1").field(&reference.registry);
+    let key = key.finish();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+    let silent = around.store.record::<u64>(Table::Bases, &key).and_then(|it| now.checked_sub(it));
+    if let Some(seconds) = silent.filter(|it| *it < SILENCE.as_secs()) {
+        return Ok(Err(format!("`{}` did not answer {seconds} s ago", reference.registry)));
+    }
+    let registry = around.registry.once();
+    let asked = in_registry(around, &registry, reference, platform);
+    let (why, silent) = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Err(BaseError::Registry(error))) if is_elsewhere(&error) => {
+            (error.to_string(), matches!(error, RegistryError::Http(HttpError::Unreachable { .. })))
+        }
+        Ok(other) => return other.map(Ok),
+        Err(_) => (format!("`{}` does not answer within {} s", reference.registry, PATIENCE.as_secs()), true),
+    };
+    if silent {
+        around.store.remember(Table::Bases, &key, &now)?;
+    }
+    Ok(Err(why))
+}
+
+async fn in_registry(
+    around: &Around,
+    registry: &registry::Client,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Base, BaseError> {
+    let pulled = registry.resolve(reference, platform, &around.store).await?;
     let config = config_of(around, &pulled).await?;
     let imported = Imported { manifest: Some(pulled.manifest.digest), config, layers: pulled.layers };
     base_of(Some(reference.to_string()), Some(pulled.reference), imported, &reference.familiar(), platform)

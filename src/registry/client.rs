@@ -47,6 +47,8 @@ impl Settings {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// How often what is pulled is asked for.
+    pub(super) patience: Retry,
 }
 
 #[derive(Debug)]
@@ -124,9 +126,16 @@ impl Client {
                 schemes: Mutex::default(),
                 authorizations: Mutex::default(),
             }),
+            patience: Retry { longest: Duration::from_secs(10), ..Retry::SHORT },
         };
         client.http(Manner { verified: true, watched: false })?;
         Ok(client)
+    }
+
+    /// The same client for one who can do without an answer: what it pulls is asked for once.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        Self { patience: Retry::NONE, ..self.clone() }
     }
 
     /// Where a repository is.

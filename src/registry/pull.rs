@@ -1,7 +1,6 @@
 //! Reading: manifests by tag or digest, indexes down to a platform, blobs with resume.
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, RANGE};
@@ -115,7 +114,7 @@ impl Client {
         }
         let name = reference.to_string();
         self.ask_any(reference, async |place| {
-            let purpose = pulling(place, &name);
+            let purpose = self.pulling(place, &name);
             let url = place.url(&format!("manifests/{}", reference.identifier()));
             let answer = self.exchange(place, &purpose, |it| it.head(url.clone()).header(ACCEPT, accepted())).await?;
             let answer = match answer.status() {
@@ -184,7 +183,7 @@ impl Client {
         let name = reference.at(digest).to_string();
         let bytes = self
             .ask_any(reference, async |place| {
-                let bytes = self.manifest_bytes(place, &pulling(place, &name), &digest.to_string()).await?;
+                let bytes = self.manifest_bytes(place, &self.pulling(place, &name), &digest.to_string()).await?;
                 let found = Digest::of(&bytes);
                 if found == digest {
                     return Ok(bytes);
@@ -226,7 +225,7 @@ impl Client {
         (store, reporter, id): (&Store, &SharedReporter, &str),
     ) -> Result<(), RegistryError> {
         let name = reference.to_string();
-        let purpose = pulling(place, &name);
+        let purpose = self.pulling(place, &name);
         let url = place.url(&format!("blobs/{}", blob.digest));
         let mut writer = store.writer()?;
         let mut offset = 0_u64;
@@ -320,16 +319,15 @@ impl Client {
         }
         ask(own).await
     }
-}
 
-fn pulling<'a>(place: &Place, reference: &'a str) -> Purpose<'a> {
-    let retry = Retry { longest: Duration::from_secs(10), ..Retry::SHORT };
-    Purpose {
-        action: format!("pull `{reference}`"),
-        scope: place.pull(),
-        retry,
-        reference: Some(reference),
-        watch: None,
+    fn pulling<'a>(&self, place: &Place, reference: &'a str) -> Purpose<'a> {
+        Purpose {
+            action: format!("pull `{reference}`"),
+            scope: place.pull(),
+            retry: self.patience,
+            reference: Some(reference),
+            watch: None,
+        }
     }
 }
 

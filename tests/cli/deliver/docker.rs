@@ -1,6 +1,8 @@
 //! Into and out of Docker.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agent::base::{Around, Request, find, rootfs};
 use agent::engine::{ContainerSpec, LogChunk};
@@ -112,6 +114,39 @@ fn an_image_of_the_engine_is_a_base() {
         let plain: Request = "127.0.0.1:1/agent-test-engine-base:1".parse().unwrap();
         assert!(find(&around, &plain, &Platform::host()).await.is_err());
         engine().remove_image("agent-test-engine-base:1").await.unwrap();
+    });
+}
+
+#[test]
+fn a_silent_registry_is_asked_once_where_docker_has_the_image() {
+    require(Engine::Docker);
+    let context = TestContext::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    // Takes every connection, and ends it without a word.
+    std::thread::spawn(move || {
+        silent.incoming().for_each(|_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+    });
+    block(async {
+        let made = around(&context, "made");
+        let local = small_base(&made, &context.path("base"), &unique("silent")).await;
+        let image = on_base(&local, &[]);
+        let name: Reference = format!("{address}/agent-test-silent:1").parse().unwrap();
+        docker(&made, &image, &engine(), &name).await.unwrap();
+
+        let around = Around { docker: Some(engine()), ..around(&context, "store") };
+        let request: Request = name.to_string().parse().unwrap();
+        let base = find(&around, &request, &Platform::host()).await.unwrap();
+        assert_eq!((base.pin.config, base.pin.source.clone()), (image.config.digest(), None));
+        let times = asked.load(Ordering::SeqCst);
+        assert!(times > 0, "the registry comes first");
+        assert_eq!(find(&around, &request, &Platform::host()).await.unwrap(), base);
+        assert_eq!(asked.load(Ordering::SeqCst), times, "it was silent a moment ago");
+        engine().remove_image(&name.to_string()).await.unwrap();
     });
 }
 

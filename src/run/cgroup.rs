@@ -1,18 +1,38 @@
-//! Control groups of native runs: a memory limit, and whether it was the end of something.
+//! Control groups of native runs: limits of memory, processors and processes, and whether memory was the end of something.
 //!
-//! Both kinds are known: version 1, where memory has a hierarchy of its own, and version 2. A group lies below the one
-//! this process is in, so that limits above it go on to count; where that cannot be, beside it or at the top.
+//! Both kinds are known: version 1, where every controller has a hierarchy of its own, and version 2. A group lies below
+//! the one this process is in, so that limits above it go on to count; where that cannot be, beside it or at the top. A
+//! service manager gives a service groups of its own where it is told to (`Delegate=` in systemd).
 
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use serde::{Deserialize, Serialize};
 
 /// Where control groups are seen.
 const MOUNTS: &str = "/proc/self/mountinfo";
+/// The time in which processors are shared out, in microseconds.
+const PERIOD: u64 = 100_000;
 
-/// A group with a memory limit.
+/// What a run may use of the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<u64>,
+    /// Processors by their numbers, `0-3`.
+    pub cpuset: Option<String>,
+    /// Processes and threads.
+    pub pids: Option<i64>,
+}
+
+/// The groups of a run: one, or one for each controller of version 1.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Vec<Group>);
+
 #[derive(Debug)]
-pub(super) struct Group {
+struct Group {
     path: PathBuf,
     version: Version,
 }
@@ -23,60 +43,134 @@ enum Version {
     Two,
 }
 
-impl Group {
-    /// Makes a group that may use `memory` bytes, or says why there can be none.
-    pub(super) fn limited(name: &str, memory: u64) -> Result<Self, String> {
-        let mounts = fs::read_to_string(MOUNTS).map_err(|error| error.to_string())?;
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
-        let (version, parents) =
-            places(&mounts, &own).ok_or_else(|| "no control groups for memory are mounted".to_owned())?;
-        let mut refused = String::new();
+/// What is limited by one controller.
+struct Controller {
+    name: &'static str,
+    /// For people.
+    what: &'static str,
+    /// Files to write in version 1, and in version 2. Of memory a kernel may have the first one only.
+    one: Vec<File>,
+    two: Vec<File>,
+}
+
+type File = (&'static str, String);
+
+impl Room {
+    fn controllers(&self) -> Vec<Controller> {
+        let mut wanted = Vec::new();
+        let same = |file: &'static str, value: &str| vec![(file, value.to_owned())];
+        if let Some(bytes) = self.memory {
+            // As much swap as memory, as Docker gives; kernels that do not account for swap have no such file.
+            let both = bytes.saturating_mul(2).to_string();
+            let one = vec![("memory.limit_in_bytes", bytes.to_string()), ("memory.memsw.limit_in_bytes", both)];
+            let two = vec![("memory.max", bytes.to_string()), ("memory.swap.max", bytes.to_string())];
+            wanted.push(Controller { name: "memory", what: "memory", one, two });
+        }
+        if let Some(nano) = self.nano_cpus {
+            let quota = (nano / 10_000).max(1_000);
+            let one = vec![("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.to_string())];
+            let two = vec![("cpu.max", format!("{quota} {PERIOD}"))];
+            wanted.push(Controller { name: "cpu", what: "processor time", one, two });
+        }
+        if let Some(cpus) = &self.cpuset {
+            let set = || same("cpuset.cpus", cpus);
+            wanted.push(Controller { name: "cpuset", what: "processors", one: set(), two: set() });
+        }
+        if let Some(pids) = self.pids.filter(|it| *it > 0) {
+            let set = || same("pids.max", &pids.to_string());
+            wanted.push(Controller { name: "pids", what: "number of processes", one: set(), two: set() });
+        }
+        wanted
+    }
+}
+
+impl Groups {
+    /// Makes the groups that limit a run to its room; and says what cannot be limited here, and why.
+    pub(super) fn limited(name: &str, room: &Room) -> (Self, Vec<String>) {
+        let (mut groups, mut warnings) = (Self::default(), Vec::new());
+        let wanted = room.controllers();
+        if wanted.is_empty() {
+            return (groups, warnings);
+        }
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let (mounts, own) = (read(MOUNTS), read("/proc/self/cgroup"));
+        for controller in wanted {
+            let made = match places(&mounts, &own, controller.name) {
+                Some((version, parents)) => groups.add(name, &controller, version, &parents),
+                None => Err("no control groups for that are mounted".to_owned()),
+            };
+            if let Err(reason) = made {
+                let what = controller.what;
+                warnings.push(format!("the run's {what} cannot be limited here: {reason}"));
+            }
+        }
+        (groups, warnings)
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        controller: &Controller,
+        version: Version,
+        parents: &[PathBuf],
+    ) -> Result<(), String> {
+        let mut refused = "it lies nowhere".to_owned();
         for parent in parents.iter().filter(|it| it.is_dir()) {
-            match Self::below(parent, name, version, memory) {
-                Ok(group) => return Ok(group),
-                Err(error) => refused = error.to_string(),
+            let path = parent.join(name);
+            let is_new = self.0.iter().all(|it| it.path != path);
+            match below(parent, &path, controller, version) {
+                Ok(()) if is_new => {
+                    self.0.push(Group { path, version });
+                    return Ok(());
+                }
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    refused = error.to_string();
+                    if is_new {
+                        let _ = fs::remove_dir(&path);
+                    }
+                }
             }
         }
         Err(refused)
     }
 
-    fn below(parent: &Path, name: &str, version: Version, memory: u64) -> std::io::Result<Self> {
-        if version == Version::Two {
-            // Refused while processes are in it; then children may have been given it already.
-            let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory");
-        }
-        let path = parent.join(name);
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+    /// Their directories.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.0.iter().map(|it| it.path.clone()).collect()
+    }
+
+    /// Whether the kernel killed something in them for memory.
+    pub(super) fn ran_out(&self) -> bool {
+        self.0.iter().any(|it| {
+            let file = if it.version == Version::One { "memory.oom_control" } else { "memory.events" };
+            killed(&fs::read_to_string(it.path.join(file)).unwrap_or_default()) > 0
+        })
+    }
+}
+
+fn below(parent: &Path, path: &Path, controller: &Controller, version: Version) -> std::io::Result<()> {
+    let (name, files) = (controller.name, if version == Version::One { &controller.one } else { &controller.two });
+    if version == Version::Two {
+        // Refused while processes are in it; then children may have been given it already.
+        let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    if name == "cpuset" && version == Version::One {
+        // Without memory of its own nothing can be put into such a group.
+        fs::write(path.join("cpuset.mems"), fs::read_to_string(parent.join("cpuset.mems"))?.trim())?;
+    }
+    for (number, (file, value)) in files.iter().enumerate() {
+        let optional = number > 0 && name == "memory";
+        match fs::write(path.join(file), value) {
+            Err(_) if optional => {}
             other => other?,
         }
-        let group = Self { path, version };
-        let set = |file: &str, value: u64| fs::write(group.path.join(file), value.to_string());
-        match version {
-            Version::One => {
-                set("memory.limit_in_bytes", memory)?;
-                // As much swap as memory, as Docker gives; kernels that do not account for swap have no such file.
-                let _ = set("memory.memsw.limit_in_bytes", memory.saturating_mul(2));
-            }
-            Version::Two => {
-                set("memory.max", memory)?;
-                let _ = set("memory.swap.max", memory);
-            }
-        }
-        Ok(group)
     }
-
-    /// Its directory.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether the kernel killed something in it for memory.
-    pub(super) fn ran_out(&self) -> bool {
-        let file = if self.version == Version::One { "memory.oom_control" } else { "memory.events" };
-        let text = fs::read_to_string(self.path.join(file)).unwrap_or_default();
-        killed(&text) > 0
-    }
+    Ok(())
 }
 
 impl Drop for Group {
@@ -89,8 +183,8 @@ fn killed(text: &str) -> u64 {
     text.lines().find_map(|it| it.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The kind of the groups that limit memory, and where one might be made, best first.
-fn places(mounts: &str, own: &str) -> Option<(Version, Vec<PathBuf>)> {
+/// The kind of the groups with a controller, and where one might be made, best first.
+fn places(mounts: &str, own: &str, controller: &str) -> Option<(Version, Vec<PathBuf>)> {
     // "36 35 98:0 /root /mount/point options - type source super,options" (proc_pid_mountinfo(5))
     let mut found: Option<(Version, &str, &str)> = None;
     for line in mounts.lines() {
@@ -99,7 +193,7 @@ fn places(mounts: &str, own: &str) -> Option<(Version, Vec<PathBuf>)> {
         let after: Vec<&str> = after.split(' ').collect();
         let (Some(root), Some(point)) = (before.get(3), before.get(4)) else { continue };
         match (after.first(), after.last()) {
-            (Some(&"cgroup"), Some(options)) if options.split(',').any(|it| it == "memory") => {
+            (Some(&"cgroup"), Some(options)) if options.split(',').any(|it| it == controller) => {
                 found = Some((Version::One, root, point));
                 break;
             }
@@ -113,7 +207,7 @@ fn places(mounts: &str, own: &str) -> Option<(Version, Vec<PathBuf>)> {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         let is_it = match version {
-            Version::One => controllers.split(',').any(|it| it == "memory"),
+            Version::One => controllers.split(',').any(|it| it == controller),
             Version::Two => controllers.is_empty(),
         };
         is_it.then_some(path)
@@ -138,15 +232,41 @@ mod tests {
                      31 25 0:27 / /sys/fs/cgroup/memory rw,nosuid shared:7 - cgroup cgroup rw,memory\n\
                      32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let own = "9:name=systemd:/\n4:memory:/a/b\n0::/\n";
-        let (version, parents) = places(first, own).unwrap();
+        let (version, parents) = places(first, own, "memory").unwrap();
         assert_eq!(version, Version::One);
         let expected = ["/sys/fs/cgroup/memory/a/b", "/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory"];
         assert_eq!(parents, expected.map(PathBuf::from));
         let second = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let (version, parents) = places(second, "0::/user.slice/x.scope\n").unwrap();
+        let (version, parents) = places(second, "0::/user.slice/x.scope\n", "cpu").unwrap();
         assert_eq!(version, Version::Two);
         assert_eq!(parents[0], PathBuf::from("/sys/fs/cgroup/user.slice/x.scope"));
-        assert!(places("1 2 0:1 / / rw - ext4 /dev/sda rw\n", own).is_none());
+        assert!(places("1 2 0:1 / / rw - ext4 /dev/sda rw\n", own, "memory").is_none());
+    }
+
+    #[test]
+    fn limits_are_written_as_either_version_has_them() {
+        let room =
+            Room { memory: Some(1 << 20), nano_cpus: Some(1_500_000_000), cpuset: Some("0".to_owned()), pids: Some(9) };
+        let shown = |version: u8| -> Vec<String> {
+            let all = room.controllers();
+            let files = all.iter().flat_map(|it| if version == 1 { &it.one } else { &it.two });
+            files.map(|(file, value)| format!("{file}={value}")).collect()
+        };
+        assert_eq!(
+            shown(1),
+            [
+                "memory.limit_in_bytes=1048576",
+                "memory.memsw.limit_in_bytes=2097152",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=150000",
+                "cpuset.cpus=0",
+                "pids.max=9"
+            ]
+        );
+        let second =
+            ["memory.max=1048576", "memory.swap.max=1048576", "cpu.max=150000 100000", "cpuset.cpus=0", "pids.max=9"];
+        assert_eq!(shown(2), second);
+        assert!(Room { pids: Some(-1), ..Room::default() }.controllers().is_empty());
     }
 
     #[test]

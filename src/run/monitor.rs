@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Group;
 use super::native::{self, NativeSpec};
 use super::spec::Outcome;
 use crate::error::{Explain, Failure, Kind};
@@ -49,13 +48,9 @@ const STUBBORN: Duration = Duration::from_secs(900);
 /// What a monitor is to run.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
-    /// Names the control group.
-    pub(super) run: String,
     /// The store's directory.
     pub(super) store: std::path::PathBuf,
     pub(super) spec: NativeSpec,
-    /// Memory limit in bytes.
-    pub(super) memory: Option<u64>,
 }
 
 /// What it answers.
@@ -204,7 +199,7 @@ fn run(directory: &Path, order: &Order, answer: &dyn Fn(&Reply)) -> Result<(), F
     };
     answer(&Reply::Begun { warnings: begun.warnings });
     let ended = runtime.block_on(begun.run.attend(signals));
-    let ran_out = begun.group.as_ref().is_some_and(Group::ran_out);
+    let ran_out = begun.run.ran_out();
     for thread in begun.pumps {
         let _ = thread.join();
     }
@@ -217,7 +212,6 @@ fn run(directory: &Path, order: &Order, answer: &dyn Fn(&Reply)) -> Result<(), F
     write_down(directory, &outcome);
     // Removing what the run wrote takes its time; who waits for the end knows of it by now.
     drop(begun.run);
-    drop(begun.group);
     drop(lock);
     Ok(())
 }
@@ -225,29 +219,19 @@ fn run(directory: &Path, order: &Order, answer: &dyn Fn(&Reply)) -> Result<(), F
 /// A run that has begun.
 struct Begun {
     run: Arc<native::NativeRun>,
-    group: Option<Group>,
     pumps: Vec<std::thread::JoinHandle<()>>,
     warnings: Vec<String>,
 }
 
 fn begin_run(directory: &Path, order: &Order) -> Result<Begun, Failure> {
-    let mut warnings = Vec::new();
-    let mut group = None;
-    if let Some(memory) = order.memory {
-        match Group::limited(&format!("agent-{}", order.run), memory) {
-            Ok(made) => group = Some(made),
-            Err(reason) => warnings.push(format!("the run's memory cannot be limited here: {reason}")),
-        }
-    }
-    let mut spec = order.spec.clone();
-    spec.group = group.as_ref().map(|it| it.path().to_owned());
     let (out, pump_out) = output::pump(directory, "stdout.log")?;
     let (err, pump_err) = output::pump(directory, "stderr.log")?;
     let store = Store::open(&order.store)?;
-    let run = native::start(&store, &spec, (Stdio::null(), out.into(), err.into()), &Silent)?;
-    let started = Started::of(run.pid(), group.as_ref().map(|it| it.path().to_owned()));
+    let run = native::start(&store, &order.spec, (Stdio::null(), out.into(), err.into()), &Silent)?;
+    let started = Started::of(run.pid(), run.control_groups());
     publish_started(directory, &started)?;
-    Ok(Begun { run: Arc::new(run), group, pumps: vec![pump_out, pump_err], warnings })
+    let warnings = run.warnings().to_vec();
+    Ok(Begun { run: Arc::new(run), pumps: vec![pump_out, pump_err], warnings })
 }
 
 /// Writes the end down, however long the disk is full.

@@ -24,8 +24,11 @@ mod account;
 mod engine;
 mod translate;
 
+use super::cgroup::Groups;
+pub use super::cgroup::Room;
 use account::Account;
 pub use engine::{NativeEngine, NativeRunError};
+pub use translate::of_container;
 
 /// How long a run may take to end after it was asked to: the in-image process reports to the server meanwhile.
 const GRACE: Duration = Duration::from_secs(10);
@@ -69,8 +72,10 @@ pub struct NativeSpec {
     pub shm: Option<u64>,
     /// Resource limits.
     pub limits: Vec<Limit>,
-    /// Directory of the control group that all of it runs in.
-    pub group: Option<PathBuf>,
+    /// What all of it may use of the machine, as far as this machine lets us say.
+    pub room: Room,
+    /// What its control groups are called.
+    pub name: String,
 }
 
 impl std::fmt::Debug for NativeSpec {
@@ -126,6 +131,9 @@ impl Explain for NativeError {
 #[derive(Debug)]
 pub struct NativeRun {
     process: Process,
+    groups: Groups,
+    /// What could not be limited.
+    warnings: Vec<String>,
     // Below the process: it goes after it.
     _sandbox: Sandbox,
 }
@@ -169,6 +177,7 @@ pub fn start(
         env.insert("LD_LIBRARY_PATH".to_owned(), path);
     }
     let directory = spec.directory.clone().unwrap_or_else(|| text("WorkingDir"));
+    let (groups, warnings) = Groups::limited(&spec.name, &spec.room);
     let guest = Guest {
         argv,
         env,
@@ -184,10 +193,10 @@ pub fn start(
         links: spec.links.clone(),
         shm: spec.shm,
         limits: spec.limits.clone(),
-        group: spec.group.clone(),
+        control_groups: groups.paths(),
     };
     let process = sandbox.start(&guest, streams)?;
-    Ok(NativeRun { process, _sandbox: sandbox })
+    Ok(NativeRun { process, groups, warnings, _sandbox: sandbox })
 }
 
 impl NativeRun {
@@ -195,6 +204,22 @@ impl NativeRun {
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.process.pid()
+    }
+
+    /// What of its room could not be limited here, for people.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The directories of its control groups.
+    pub(super) fn control_groups(&self) -> Vec<PathBuf> {
+        self.groups.paths()
+    }
+
+    /// Whether the kernel killed something of it for memory.
+    pub(super) fn ran_out(&self) -> bool {
+        self.groups.ran_out()
     }
 
     /// Sends a signal to the image's first process.

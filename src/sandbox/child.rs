@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,12 +40,12 @@ pub(super) type Streams = (Stdio, Stdio, Stdio);
 impl Stage {
     /// Starts a stage in the namespaces of `way` and hands it its work.
     pub(super) fn start(way: &Way, work: &Work, network: bool, streams: Streams) -> Result<Self, SandboxError> {
-        Self::start_in(None, way, work, network, streams)
+        Self::start_in(&[], way, work, network, streams)
     }
 
-    /// The same in a control group, named by its directory.
+    /// The same in control groups, named by their directories.
     pub(super) fn start_in(
-        group: Option<&Path>,
+        control_groups: &[PathBuf],
         way: &Way,
         work: &Work,
         network: bool,
@@ -63,8 +63,8 @@ impl Stage {
         let child = Group::start(&mut command).map_err(starting)?;
         // With it goes our copy of their end, so that we hear when they are gone.
         drop(command);
-        if let Some(group) = group {
-            // It waits for its work; whatever it starts is in the group too.
+        for group in control_groups {
+            // It waits for its work; whatever it starts is in them too.
             let processes = group.join("cgroup.procs");
             fs_err::write(processes, child.pid().to_string()).map_err(starting)?;
         }

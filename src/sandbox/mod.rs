@@ -208,7 +208,8 @@ impl Sandbox {
             input: None,
             first: true,
         };
-        Process::start(&self.way, run, process::Around { network: guest.network, group: guest.group.clone() }, streams)
+        let around = process::Around { network: guest.network, control_groups: guest.control_groups.clone() };
+        Process::start(&self.way, run, around, streams)
     }
 
     /// The layer of everything the steps changed. `temporary` directories are left out of layers of packages; a

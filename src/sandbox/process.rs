@@ -27,8 +27,8 @@ pub struct Process {
 /// What a program runs in besides its sandbox.
 pub(super) struct Around {
     pub(super) network: bool,
-    /// Directory of a control group.
-    pub(super) group: Option<PathBuf>,
+    /// Directories of control groups.
+    pub(super) control_groups: Vec<PathBuf>,
 }
 
 /// How it ended, once that is known.
@@ -108,7 +108,7 @@ pub(super) fn allowed(way: &Way) -> Result<(), SandboxError> {
 }
 
 fn begin(way: &Way, run: Run, around: &Around, streams: Streams) -> Result<(Stage, i32, UnixStream), SandboxError> {
-    let stage = Stage::start_in(around.group.as_deref(), way, &Work::Run(Box::new(run)), around.network, streams)?;
+    let stage = Stage::start_in(&around.control_groups, way, &Work::Run(Box::new(run)), around.network, streams)?;
     // Two processes say these: the second stage may have made the places before the first one tells of it.
     let mut started = None;
     loop {

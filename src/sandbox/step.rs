@@ -151,8 +151,8 @@ pub struct Guest {
     pub shm: Option<u64>,
     /// Resource limits.
     pub limits: Vec<Limit>,
-    /// Directory of the control group that all of it runs in.
-    pub group: Option<PathBuf>,
+    /// Directories of the control groups that all of it runs in.
+    pub control_groups: Vec<PathBuf>,
     /// Whether the root cannot be written to.
     pub read_only: bool,
     /// Host name inside.

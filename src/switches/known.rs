@@ -37,6 +37,8 @@ use Fate::{Followed, LeftOut, Needless, Partly, Refused};
 const NETWORK: Fate = Needless("the network is the host's");
 const NO_NETWORK: Fate = LeftOut("the network is the host's");
 const NO_LIMIT: Fate = LeftOut("limits of the machine's resources are an engine's");
+const GROUPS: Fate =
+    Partly("where this machine lets us make control groups (docs/running.md); else a warning says why not");
 const NO_ENGINE: Fate = LeftOut("only an engine has this");
 const TERMINAL: Fate = Needless("whoever starts the run has its terminal and its output");
 const HEALTH: Fate = Needless("nobody asks for the health of a native run");
@@ -76,12 +78,12 @@ pub const KNOWN: &[Known] = &[
     value("cpu-rt-period", Followed, NO_LIMIT),
     value("cpu-rt-runtime", Followed, NO_LIMIT),
     short('c', value("cpu-shares", Followed, NO_LIMIT)),
-    value("cpus", Followed, NO_LIMIT),
-    value("cpuset-cpus", Followed, NO_LIMIT),
+    value("cpus", Followed, GROUPS),
+    value("cpuset-cpus", Followed, GROUPS),
     value("cpuset-mems", Followed, NO_LIMIT),
     short('d', flag("detach", TERMINAL, TERMINAL)),
     value("detach-keys", TERMINAL, TERMINAL),
-    value("device", Followed, LeftOut("a native run has the devices of its GPUs and no others")),
+    value("device", Followed, Partly("files of devices; devices by name are an engine's")),
     value("device-cgroup-rule", Followed, NO_ENGINE),
     value("device-read-bps", Followed, NO_LIMIT),
     value("device-read-iops", Followed, NO_LIMIT),
@@ -113,7 +115,7 @@ pub const KNOWN: &[Known] = &[
         Partly("by `agent run`; under a worker the worker's own count, and this is left out with a warning"),
         LeftOut("which GPUs a run sees is for whoever starts it to say"),
     ),
-    value("group-add", Followed, NO_ENGINE),
+    value("group-add", Followed, Partly("groups by their numbers")),
     value("health-cmd", Followed, HEALTH),
     value("health-interval", Followed, HEALTH),
     value("health-retries", Followed, HEALTH),
@@ -121,14 +123,14 @@ pub const KNOWN: &[Known] = &[
     value("health-start-period", Followed, HEALTH),
     value("health-timeout", Followed, HEALTH),
     flag("help", Refused("it starts nothing"), Refused("it starts nothing")),
-    short('h', value("hostname", Followed, Needless("a native run has a name of its own"))),
+    short('h', value("hostname", Followed, Followed)),
     flag("init", Followed, Needless("the image's first process reaps")),
     short('i', flag("interactive", TERMINAL, TERMINAL)),
     value("io-maxbandwidth", WINDOWS, WINDOWS),
     value("io-maxiops", WINDOWS, WINDOWS),
     value("ip", Followed, NO_NETWORK),
     value("ip6", Followed, NO_NETWORK),
-    value("ipc", Followed, Needless("shared memory is the host's")),
+    value("ipc", Followed, Needless("shared memory is the run's own, with room for half of the machine's memory")),
     value("isolation", WINDOWS, WINDOWS),
     value("kernel-memory", LeftOut("engines do not know it any more"), LeftOut("engines do not know it any more")),
     short('l', value("label", Followed, Needless("nobody asks for the labels of a native run"))),
@@ -142,19 +144,23 @@ pub const KNOWN: &[Known] = &[
     value("log-driver", Followed, Needless("a native run's output goes to whoever started it")),
     value("log-opt", Followed, Needless("a native run's output goes to whoever started it")),
     value("mac-address", Followed, NO_NETWORK),
-    short('m', value("memory", Followed, NO_LIMIT)),
+    short('m', value("memory", Followed, GROUPS)),
     value("memory-reservation", Followed, NO_LIMIT),
     value("memory-swap", Followed, NO_LIMIT),
     value("memory-swappiness", Followed, NO_LIMIT),
-    value("mount", Partly("types bind, volume and tmpfs"), Partly("type bind")),
+    value("mount", Partly("types bind, volume and tmpfs"), Partly("types bind and tmpfs")),
     value("name", Followed, Needless("runs are found by their id")),
-    value("network", Partly("one network; the last that is named"), Partly("`host`, which it is; others are left out")),
+    value(
+        "network",
+        Partly("one network; the last that is named"),
+        Partly("`host`, which it is, and `none`; others are left out"),
+    ),
     value("network-alias", Followed, NO_NETWORK),
     flag("no-healthcheck", Followed, HEALTH),
     flag("oom-kill-disable", Followed, NO_LIMIT),
     value("oom-score-adj", Followed, NO_LIMIT),
     value("pid", Followed, LeftOut("a native run's processes are its own")),
-    value("pids-limit", Followed, NO_LIMIT),
+    value("pids-limit", Followed, GROUPS),
     value(
         "platform",
         Needless("the image's platform is chosen when it is built (`--platform`)"),
@@ -182,7 +188,7 @@ pub const KNOWN: &[Known] = &[
         Partly("a file with a seccomp profile only in the agent's own arguments"),
         LeftOut("only an engine has this"),
     ),
-    value("shm-size", Followed, Needless("shared memory is the host's")),
+    value("shm-size", Followed, Followed),
     flag("sig-proxy", TERMINAL, TERMINAL),
     value(
         "stop-signal",
@@ -192,9 +198,9 @@ pub const KNOWN: &[Known] = &[
     value("stop-timeout", Followed, Needless("whoever stops a run says how long it waits")),
     value("storage-opt", Followed, NO_ENGINE),
     value("sysctl", Followed, NO_ENGINE),
-    value("tmpfs", Followed, NO_ENGINE),
+    value("tmpfs", Followed, Followed),
     short('t', flag("tty", TERMINAL, TERMINAL)),
-    value("ulimit", Followed, NO_LIMIT),
+    value("ulimit", Followed, Followed),
     flag(
         "use-api-socket",
         Refused("it hands the engine's socket and its credentials to the task"),
@@ -206,7 +212,7 @@ pub const KNOWN: &[Known] = &[
     short('v', value("volume", Followed, Partly("directories and files of this machine, no named volumes"))),
     value("volume-driver", Followed, NO_ENGINE),
     value("volumes-from", Followed, NO_ENGINE),
-    short('w', value("workdir", Followed, Needless("the program starts in the task's own working directory"))),
+    short('w', value("workdir", Followed, Followed)),
 ];
 
 /// The switch of a long name without dashes.

@@ -1,6 +1,5 @@
 //! A run without any container engine.
 
-use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use crate::image::read;
 use crate::launch;
 use crate::oci::Platform;
 use crate::run::EngineKind;
-use crate::run::native::{self, NativeSpec};
+use crate::run::native;
 use crate::sandbox::{Bind, LayerBlob};
 
 /// Runs an image to its end.
@@ -25,24 +24,21 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     let ours = image.config.pointer("/config/Entrypoint/0").is_some_and(|it| it == launch::BINARY);
     let mut asked = ContainerSpec::default();
     if ours {
-        asked = super::of_task(around, &given.request, EngineKind::Native, context).await?;
+        asked =
+            super::of_task(around, &given.request, (EngineKind::Native, args.trust_image_arguments), context).await?;
         here(&mut asked, &given.binds, context);
     }
+    let (mut spec, left) = native::of_container(&asked);
+    left.iter().for_each(|it| context.ui.reporter().warning(it));
     // What was asked for here counts more than what the task asks for.
-    let mut env: BTreeMap<_, _> = asked.env.iter().map(|(name, it)| (name.clone(), it.reveal().to_owned())).collect();
-    env.extend(given.env);
-    let lent = |it: crate::engine::Bind| Bind { source: it.source.into(), target: it.target, writable: !it.read_only };
-    let mut spec = NativeSpec {
-        layers: image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect(),
-        config: image.config,
-        arguments: words(args),
-        env,
-        user: args.user.clone().or(asked.user),
-        binds: asked.binds.into_iter().map(lent).chain(given.binds).collect(),
-        read_only: args.read_only || asked.read_only,
-        hostname: "agent".to_owned(),
-        ..NativeSpec::default()
-    };
+    spec.layers = image.pin.layers.iter().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.blob.digest }).collect();
+    spec.config = image.config;
+    spec.arguments = words(args);
+    spec.env.extend(given.env);
+    spec.user = args.user.clone().or(spec.user);
+    spec.binds.extend(given.binds);
+    spec.read_only |= args.read_only;
+    spec.name = format!("agent-run-{}", std::process::id());
     gpus::lend(edits, &mut spec);
     let (store, reporter) = (around.store.clone(), context.ui.reporter());
     let mut signals = native::Signals::listen()?;
@@ -55,6 +51,7 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
         run = started => run?,
         _ = signals.next() => return Err(Interrupted.into()),
     };
+    run.warnings().iter().for_each(|it| context.ui.reporter().warning(it));
     let code = Arc::new(run).attend(signals).await?;
     Ok(u8::try_from(code).unwrap_or(1))
 }

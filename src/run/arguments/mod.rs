@@ -153,11 +153,11 @@ pub fn follow(made: &mut Followed, switch: &Switch, side: Side, rules: &Rules<'_
         ("device", _) if rules.gpus == Gpus::Assigned && names_gpu(switch) => {
             Some("which GPUs a run sees is for whoever starts it to say")
         }
-        ("network", _) if native && switch.value() != Some("host") => Some("the network is the host's"),
-        ("mount", _) if native && !mounts::is_bind(value(switch)) => {
-            Some("natively only directories of this machine count")
+        ("network", _) if native && !["host", "none"].contains(&value(switch)) => Some("the network is the host's"),
+        ("mount", _) if native && mounts::is_volume(value(switch)) => {
+            Some("natively only directories of this machine and memory count")
         }
-        ("volume", _) if native && !value(switch).starts_with('/') => {
+        ("volume", _) if native && !(value(switch).starts_with('/') && value(switch).contains(':')) => {
             Some("natively only directories of this machine count")
         }
         _ => None,
@@ -166,7 +166,8 @@ pub fn follow(made: &mut Followed, switch: &Switch, side: Side, rules: &Rules<'_
         made.warnings.push(left_out(why));
         return Ok(());
     }
-    if native && known.name == "network" {
+    if native && switch.name() == "network" && value(switch) == "host" {
+        made.container.network = None;
         return Ok(());
     }
     if known.flag { set_flag(made, switch) } else { set(made, switch, side, rules) }

@@ -32,9 +32,9 @@ pub(super) fn volume(spec: &mut ContainerSpec, switch: &Switch) -> Result<(), Ar
     bind(spec, switch, Bind { source: source.to_owned(), target: target(switch, at)?, read_only }, further)
 }
 
-/// Whether `--mount` means a directory or file of the machine.
-pub(super) fn is_bind(value: &str) -> bool {
-    value.split(',').any(|it| it.trim() == "type=bind")
+/// Whether `--mount` means a volume, which an engine keeps.
+pub(super) fn is_volume(value: &str) -> bool {
+    !value.split(',').any(|it| ["type=bind", "type=tmpfs"].contains(&it.trim()))
 }
 
 /// `type=bind,source=/a,target=/b,readonly`, and types volume and tmpfs.

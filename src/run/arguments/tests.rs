@@ -156,10 +156,13 @@ fn a_native_run_follows_what_it_can_and_names_the_rest() {
                 --mount type=tmpfs,target=/t --gpus all --memory 8g --net none --restart no -p 80:80";
     let made = followed(text, EngineKind::Native, Side::Task, Gpus::Asked).unwrap();
     let left_out: Vec<_> = made.warnings.iter().map(|it| it.split('`').nth(1).unwrap_or_default()).collect();
-    assert_eq!(left_out, ["-v", "--mount", "--gpus", "--memory", "--net"]);
+    assert_eq!(left_out, ["-v", "--gpus"]);
     let spec = made.container;
+    assert_eq!((spec.tmpfs["/t"].as_str(), spec.shm_size, spec.network.as_deref()), ("", Some(8 << 30), Some("none")));
     assert_eq!((spec.binds.len(), spec.user.as_deref(), spec.read_only), (1, Some("7:8"), true));
-    assert_eq!((spec.env["A"].reveal(), spec.network, spec.memory), ("1", None, None));
+    assert_eq!((spec.env["A"].reveal(), spec.memory), ("1", Some(8 << 30)));
+    let last = followed("--net none --network host", EngineKind::Native, Side::Task, Gpus::Asked).unwrap();
+    assert_eq!(last.container.network, None);
     assert!(made.published.is_empty());
     assert!(followed("--odd 1", EngineKind::Native, Side::Task, Gpus::Asked).is_err());
 }

@@ -33,8 +33,9 @@ pub(in crate::run) struct Started {
     boot: String,
     /// The image's first process.
     pub(in crate::run) program: Option<Process>,
-    /// The control group's directory.
-    group: Option<PathBuf>,
+    /// The control groups' directories.
+    #[serde(default)]
+    groups: Vec<PathBuf>,
 }
 
 /// `exit.json`
@@ -77,8 +78,8 @@ impl Process {
 
 impl Started {
     /// What is true now of a run whose first process this is.
-    pub(super) fn of(program: i32, group: Option<PathBuf>) -> Self {
-        Self { version: VERSION, boot: boot(), program: Process::of(program), group }
+    pub(super) fn of(program: i32, groups: Vec<PathBuf>) -> Self {
+        Self { version: VERSION, boot: boot(), program: Process::of(program), groups }
     }
 }
 
@@ -153,9 +154,9 @@ pub(in crate::run) fn release(directory: &Path, patience: Duration) -> io::Resul
     }
 }
 
-/// Removes the records of a run that has ended, and the control group that a killed monitor left.
+/// Removes the records of a run that has ended, and the control groups that a killed monitor left.
 pub(in crate::run) fn clear(directory: &Path) -> io::Result<()> {
-    if let Some(group) = read::<Started>(&directory.join(STARTED))?.and_then(|it| it.group) {
+    for group in read::<Started>(&directory.join(STARTED))?.into_iter().flat_map(|it| it.groups) {
         let _ = fs::remove_dir(group);
     }
     for path in [directory.join(STARTED), directory.join(EXIT), lock(directory)] {
@@ -194,12 +195,12 @@ mod tests {
         assert!(it.open().is_some());
         assert!(Process { ticks: it.ticks + 1, ..it }.open().is_none());
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        publish_started(path, &Started::of(own, None)).unwrap();
+        publish_started(path, &Started::of(own, Vec::new())).unwrap();
         assert!(matches!(state(path).unwrap(), State::Running(_)) && taken(path));
         drop(held);
         let State::Ended(Outcome::Lost { reason }) = state(path).unwrap() else { panic!("not lost") };
         assert!(reason.contains("monitor was killed"), "{reason}");
-        let before = Started { boot: "another".to_owned(), ..Started::of(own, None) };
+        let before = Started { boot: "another".to_owned(), ..Started::of(own, Vec::new()) };
         publish_started(path, &before).unwrap();
         let State::Ended(Outcome::Lost { reason }) = state(path).unwrap() else { panic!("not lost") };
         assert!(reason.contains("machine was restarted"), "{reason}");

@@ -269,13 +269,12 @@ fn begin(ground: &Ground, spec: RunSpec, directory: &Path) -> Result<Vec<String>
     let mut spec = spec;
     let spool = spool(&spec).map_err(failed)?;
     spec.container.binds.extend(spool);
-    let memory = spec.container.memory;
     let (mut native, Left(left)) = translate(&spec)?;
     native.layers = layers(&pin);
     native.config = config;
     native.alone = !ground.lends;
     let store = store.root().to_owned();
-    let order = Order { run: spec.id.to_string(), store, spec: native, memory };
+    let order = Order { store, spec: native };
     let told = monitor::begin(directory, &order).map_err(NativeRunError::from)?;
     Ok(left.into_iter().chain(told).collect())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::NativeSpec;
+use super::{NativeSpec, Room};
 use crate::engine::ContainerSpec;
 use crate::error::Failure;
 use crate::gpu::cdi::ContainerEdits;
@@ -18,33 +18,51 @@ pub(super) struct Left(pub(super) Vec<String>);
 /// The native form of a run; layers and configuration of its image are left to fill in.
 pub(super) fn translate(spec: &RunSpec) -> Result<(NativeSpec, Left), Failure> {
     let asked = &spec.container;
-    let mut left = Left::default();
-    let mut env: BTreeMap<String, String> =
-        asked.env.iter().map(|(name, it)| (name.clone(), it.reveal().to_owned())).collect();
-    env.entry("AGENT_SPOOL".to_owned()).or_insert_with(|| launch::SPOOL.to_owned());
-    let mut native = NativeSpec {
-        entrypoint: asked.entrypoint.clone(),
-        arguments: asked.command.clone().unwrap_or_default(),
-        env,
-        user: asked.user.clone(),
-        binds: binds(asked, &mut left),
-        read_only: asked.read_only,
-        hostname: asked.hostname.clone().unwrap_or_else(|| spec.id.as_str()[..12].to_owned()),
-        directory: asked.directory.clone(),
-        groups: groups(asked, &mut left),
-        offline: asked.network.as_deref() == Some("none"),
-        tmpfs: asked.tmpfs.iter().map(|(path, options)| (path.clone(), options.clone())).collect(),
-        shm: asked.shm_size,
-        limits: asked.ulimits.iter().map(limit).collect(),
-        ..NativeSpec::default()
-    };
-    leave(asked, &mut left);
+    let (mut native, left) = of_container(asked);
+    let mut left = Left(left);
+    native.env.entry("AGENT_SPOOL".to_owned()).or_insert_with(|| launch::SPOOL.to_owned());
+    if asked.hostname.is_none() {
+        native.hostname = spec.id.as_str()[..12].to_owned();
+    }
+    native.name = format!("agent-{}", spec.id);
     let (edits, notes) = crate::gpu::cdi::edits(&spec.gpus)?;
     left.0.extend(notes);
     apply(&mut native, &edits);
     // These count over everything: a run sees the devices it was given.
     native.env.extend(spec.gpus.environment());
     Ok((native, left))
+}
+
+/// The native form of a container's settings, and what of them cannot be had, each a sentence for people.
+#[must_use]
+pub fn of_container(asked: &ContainerSpec) -> (NativeSpec, Vec<String>) {
+    let mut left = Left::default();
+    let env: BTreeMap<String, String> =
+        asked.env.iter().map(|(name, it)| (name.clone(), it.reveal().to_owned())).collect();
+    let native = NativeSpec {
+        entrypoint: asked.entrypoint.clone(),
+        arguments: asked.command.clone().unwrap_or_default(),
+        env,
+        user: asked.user.clone(),
+        binds: binds(asked, &mut left),
+        read_only: asked.read_only,
+        hostname: asked.hostname.clone().unwrap_or_else(|| "agent".to_owned()),
+        directory: asked.directory.clone(),
+        groups: groups(asked, &mut left),
+        offline: asked.network.as_deref() == Some("none"),
+        tmpfs: asked.tmpfs.iter().map(|(path, options)| (path.clone(), options.clone())).collect(),
+        shm: asked.shm_size,
+        limits: asked.ulimits.iter().map(limit).collect(),
+        room: Room {
+            memory: asked.memory,
+            nano_cpus: asked.nano_cpus,
+            cpuset: asked.cpuset.clone(),
+            pids: asked.limits.pids,
+        },
+        ..NativeSpec::default()
+    };
+    leave(asked, &mut left);
+    (native, left.0)
 }
 
 /// Directories and files of this machine, devices among them.
@@ -100,10 +118,11 @@ fn leave(asked: &ContainerSpec, left: &mut Left) {
     not(!asked.extra_hosts.is_empty(), "further host names (`--add-host`)");
     not(asked.pid.as_deref().is_some_and(|it| it != "private"), "others' processes (`--pid`)");
     not(asked.ipc.as_deref().is_some_and(|it| it.starts_with("container:")), "others' IPC (`--ipc`)");
-    not(asked.nano_cpus.is_some(), "a CPU limit (`--cpus`)");
-    not(asked.cpuset.is_some(), "CPUs of its own (`--cpuset-cpus`)");
     not(!asked.cap_add.is_empty(), "more capabilities (`--cap-add`)");
     not(asked.privileged, "all privileges (`--privileged`)");
+    for id in asked.device_requests.iter().filter(|it| it.driver == "cdi").flat_map(|it| &it.ids) {
+        not(true, &format!("the device `{id}`: it gives GPUs of NVIDIA and device files (`--device /dev/…`) alone"));
+    }
     not(asked.runtime.as_deref().is_some_and(|it| it != "nvidia"), "another runtime (`--runtime`)");
 }
 
@@ -138,6 +157,7 @@ mod tests {
             image: RunImage { name: "x".to_owned(), manifest: Digest::of("m"), config: Digest::of("c") },
             container,
             gpus: GpuSet::default(),
+            only_told_gpus: false,
             directory: std::env::temp_dir(),
         }
     }

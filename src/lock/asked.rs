@@ -33,6 +33,9 @@ pub struct Asked {
     pub requirements: Vec<Digest>,
     /// What was read from that text and the files it names. Any of these.
     pub gathered: Vec<Digest>,
+    /// Whether variables stood in it: what they stand for may be another value each time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub variables: bool,
 }
 
 /// What decides besides the task.
@@ -111,6 +114,7 @@ impl Asked {
             interpreter: interpreter(&task.script),
             requirements: vec![text(&task.script.requirements, choices.repository_first, choices.original)],
             gathered: Vec::new(),
+            variables: false,
         }
     }
 
@@ -128,13 +132,14 @@ impl Asked {
             system: self.system == then.system || has_packages(choices, earlier),
             setup: earlier.setup.as_ref() == setup,
             interpreter: self.interpreter == then.interpreter && fits(choices, &earlier.python),
-            requirements: share(&self.requirements, &then.requirements),
+            requirements: !then.variables && share(&self.requirements, &then.requirements),
         }
     }
 
     /// Adds what a Python part pins, as a run writes it back, and what was read for it.
     pub(crate) fn pinned_by(&mut self, part: &PythonPart, gathered: Option<&Gathered>) {
         self.gathered.extend(gathered.map(Gathered::digest));
+        self.variables |= gathered.is_some_and(|it| it.variables);
         let lines = closure::closure(part);
         if !lines.is_empty() {
             let requirements = Requirements { pip: Some(lines.join("\n")), ..Requirements::default() };
@@ -149,6 +154,7 @@ impl Asked {
         if let Some(it) = earlier {
             self.requirements.extend(&it.requirements);
             self.gathered.extend(&it.gathered);
+            self.variables |= it.variables;
         }
         self.without_duplicates();
     }
@@ -411,5 +417,20 @@ mod tests {
         let task = task(|_| {});
         let standing = standing(&task, &lock);
         assert_eq!(standing, Standing { setup: true, ..Standing::default() });
+    }
+
+    #[test]
+    fn what_variables_stand_for_is_looked_at_each_time() {
+        let task = task(|_| {});
+        let mut lock = locked(&task);
+        assert!(standing(&task, &lock).requirements);
+        let found = Gathered { variables: true, ..Gathered::default() };
+        let python = lock.python.clone();
+        lock.asked.as_mut().unwrap().pinned_by(&python, Some(&found));
+        assert!(!standing(&task, &lock).requirements);
+        // It is remembered by whatever is made of that lock, and by its document.
+        let mut again = asked(&task);
+        again.stood(lock.asked.as_ref());
+        assert!(again.variables && lock.documents().toml.contains("variables = true"));
     }
 }

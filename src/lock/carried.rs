@@ -71,6 +71,7 @@ mod tests {
             interpreter: Digest::of("interpreter"),
             requirements: vec![Digest::of("text")],
             gathered: Vec::new(),
+            variables: false,
         };
         whole.asked = Some(asked.clone());
         whole.launch.container_arguments = Some("-v /srv/data:/data".to_owned());

@@ -84,6 +84,8 @@ pub struct Gathered {
     pub exact: bool,
     /// What people should know.
     pub notes: Vec<String>,
+    /// Whether `${NAME}` stood in it.
+    pub variables: bool,
 }
 
 /// A wheel of the repository.

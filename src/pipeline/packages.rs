@@ -1,6 +1,6 @@
 //! Interpreter, system packages and distributions: what a base lacks of what a task needs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -79,16 +79,17 @@ pub(super) fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>, below: &Be
         let found = gather(shop, task, wishes, (below, &lock.python.version))?;
         let as_then = |it: &Asked| it.gathered.contains(&found.digest());
         stands = stands.filter(|it| it.asked.as_ref().is_some_and(as_then));
-        gathered = Some(found);
+        gathered = Some((lock.python.version.clone(), found));
     }
     if let Some(lock) = stands {
         let system = if standing.system { lock.system.clone() } else { solve(shop, wishes, below, None)?.part };
         asked.stood(lock.asked.as_ref());
+        let gathered = gathered.map(|it| it.1);
         asked.pinned_by(&lock.python, gathered.as_ref());
         gathered.iter().flat_map(|it| &it.notes).for_each(|it| reporter.note(it));
         return Ok(Packages { uv: lock.uv.clone(), python: lock.python.clone(), system, asked });
     }
-    let (mut packages, found) = resolve(shop, task, wishes, below)?;
+    let (mut packages, found) = resolve(shop, task, wishes, (below, gathered))?;
     asked.pinned_by(&packages.python, Some(&found));
     packages.asked = asked;
     Ok(packages)
@@ -117,18 +118,22 @@ fn may_stand(earlier: &Lock, below: &Below<'_>, setup: Option<&SetupPart>) -> bo
         && (part.projects.is_empty() || below.code.stands)
 }
 
-/// Resolves anew, and tells what was gathered for it.
+/// Resolves anew, and tells what was gathered for it: what was gathered already, for an interpreter of that version.
 fn resolve(
     shop: &Workshop,
     task: &Task,
     wishes: &Wishes<'_>,
-    below: &Below<'_>,
+    (below, mut kept): (&Below<'_>, Option<(String, Gathered)>),
 ) -> Result<(Packages, Gathered), Failure> {
+    let mut gather_for = |version: &str| match kept.take() {
+        Some((of, found)) if of == version => Ok(found),
+        _ => gather(shop, task, wishes, (below, version)),
+    };
     let (part, base, looked) = (&below.floor.part, below.floor.base(shop)?, below.floor.looked(shop)?);
     let libc = looked.libc.clone().ok_or(NoLibc)?;
     let chosen = choose(shop, task, wishes, looked);
     // Mistakes are told before system packages are solved, where the interpreter is known before that.
-    let early = chosen.map(|it| gather(shop, task, wishes, (below, &it.0.version))).transpose()?;
+    let early = chosen.map(|it| gather_for(&it.0.version)).transpose()?;
     let need = chosen.is_none().then(|| InterpreterNeed { version: wishes.python.clone() });
     let earlier = below.earlier.lock.as_ref().filter(|_| below.floor.standing.system);
     let known = earlier.and_then(|it| known(it.system.as_ref(), need.as_ref()));
@@ -148,7 +153,7 @@ fn resolve(
     };
     let found = match early {
         Some(found) => found,
-        None => gather(shop, task, wishes, (below, &interpreter.version))?,
+        None => gather_for(&interpreter.version)?,
     };
     found.notes.iter().for_each(|it| shop.around.reporter.note(it));
     let mut gathered = found.clone();
@@ -228,7 +233,11 @@ fn gather(
     let file = |path: &str| checkout()?.text(path).ok().flatten();
     let has = |path: &str| checkout().is_some_and(|it| it.get(path).is_some());
     let is_dir = |path: &str| path.is_empty() || checkout().is_some_and(|it| it.is_dir(path));
-    let variable = |name: &str| wishes.requirements.variables.get(name).map(|it| it.reveal().to_owned());
+    let variables = Cell::new(false);
+    let variable = |name: &str| {
+        variables.set(true);
+        wishes.requirements.variables.get(name).map(|it| it.reveal().to_owned())
+    };
     let target = Place::new(python, &below.floor.part.platform.architecture);
     let sources = requirements::Sources {
         task: &script.requirements,
@@ -248,7 +257,7 @@ fn gather(
         return Err(failure);
     }
     let step = || "cannot read the task's requirements".to_owned();
-    let mut gathered = gathered.during(step)?;
+    let mut gathered = Gathered { variables: variables.get(), ..gathered.during(step)? };
     for wheel in &mut gathered.wheels {
         wheel.digest = keep_wheel(shop, code.checkout(&shop.sources())?, &wheel.path).during(step)?;
     }

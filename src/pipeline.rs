@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::base::{Around, Request};
@@ -68,16 +69,23 @@ impl Workshop {
     }
 }
 
+/// Looks at a base of which only its configuration is fetched; with it the layers that will be, with their sizes.
+pub type Glance<'a> = &'a (dyn Fn(&Value, &[(Digest, u64)]) -> Result<(), Failure> + Sync);
+
 /// What decides how a task is pinned, besides the task.
 pub struct Wishes<'a> {
     /// The base image.
     pub base: Request,
     /// Whether the task itself names it: then it may be one that was made from a task.
     pub base_of_task: bool,
+    /// Whether the configuration names it, whatever the task says: what a task carries says nothing of it then.
+    pub forced: bool,
     /// Whether no earlier lock counts.
     pub anew: bool,
     /// Whether what the base's tag stands for is asked anew even so (`agent.docker_force_pull`).
     pub force_pull: bool,
+    /// Whether it can be used at all; an error ends it before a layer is fetched.
+    pub glance: Option<Glance<'a>>,
     /// Its platform.
     pub platform: Platform,
     /// The container arguments that count.

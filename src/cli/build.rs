@@ -13,6 +13,7 @@ Examples:
   agent build --task task.json --repository . --target train -o type=oci,dest=./image
   agent build --lock agent.lock --target registry.example.com/team/train:1 --push
   agent build --id <task> --entry-point reuse_task --target registry.example.com/team/train:1 --push --update-task
+  agent build --id <task> --entry-point reuse_task --target train --gpus 0,1      refused if it cannot run here with these
 
 Without -o and --push the image goes into the Docker engine, or Podman's store, whichever is there.";
 

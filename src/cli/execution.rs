@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::git::GitArgs;
+
 /// How tasks are executed.
 #[derive(Debug, Args)]
 pub struct ExecutionArgs {
@@ -49,12 +51,9 @@ pub struct ExecutionArgs {
     /// Let Python optimize (-O, -OO), as PYTHONOPTIMIZE does
     #[arg(short = 'O', action = clap::ArgAction::Count, help_heading = "How tasks run")]
     pub optimize: u8,
-    /// User name for git over HTTPS
-    #[arg(long, value_name = "USER", help_heading = "How tasks run")]
-    pub git_user: Option<String>,
-    /// Password or token for git over HTTPS; CLEARML_AGENT_GIT_PASS is not seen by this machine's other users
-    #[arg(long, value_name = "PASSWORD", help_heading = "How tasks run")]
-    pub git_pass: Option<String>,
+    /// Credentials for git.
+    #[command(flatten)]
+    pub git: GitArgs,
     /// Nothing to choose: what runs inside is always of this program's version
     #[arg(long, hide = true)]
     pub(crate) force_current_version: bool,

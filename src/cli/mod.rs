@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod execute;
 pub mod execution;
+pub mod git;
 pub mod gpus;
 pub mod inspect;
 pub mod list;

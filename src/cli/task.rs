@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::git::GitArgs;
+
 /// Which task, and what decides how it is pinned.
 #[derive(Debug, Args)]
 pub struct TaskArgs {
@@ -43,6 +45,12 @@ pub struct TaskArgs {
     /// Platform of the image (linux/amd64)
     #[arg(long, value_name = "OS/ARCH", help_heading = "The image")]
     pub platform: Option<String>,
+    /// The GPUs it is to run with on this machine (0,1 or all): what cannot run with them is refused before it is fetched
+    #[arg(long, value_name = "LIST", help_heading = "The image")]
+    pub gpus: Option<String>,
+    /// It is to run on this machine without GPUs: as --gpus none
+    #[arg(long, conflicts_with = "gpus", help_heading = "The image")]
+    pub cpu_only: bool,
     /// Leave out compiled Python files; the image is smaller, and its first imports slower
     #[arg(long, help_heading = "The image")]
     pub no_bytecode: bool,
@@ -58,20 +66,13 @@ pub struct TaskArgs {
     /// Registry to speak to over plain HTTP or with any certificate (host:port)
     #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Delivery")]
     pub insecure_registries: Vec<String>,
-    /// User name for git over HTTPS
-    #[arg(long, value_name = "USER", help_heading = "The task")]
-    pub git_user: Option<String>,
-    /// Password or token for git over HTTPS; CLEARML_AGENT_GIT_PASS is not seen by this machine's other users
-    #[arg(long, value_name = "PASSWORD", help_heading = "The task")]
-    pub git_pass: Option<String>,
+    /// Credentials for git.
+    #[command(flatten)]
+    pub git: GitArgs,
 
     // Spellings of the original that mean nothing for an image.
     #[arg(long, hide = true)]
     pub(crate) install_globally: bool,
-    #[arg(long, hide = true)]
-    pub(crate) cpu_only: bool,
-    #[arg(long, hide = true, value_name = "LIST")]
-    pub(crate) gpus: Option<String>,
     #[arg(long, hide = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
     #[arg(short = 'O', hide = true, action = clap::ArgAction::Count)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::preflight::Here;
 use super::workshop::{self, secrets, task, workshop as make_workshop, write_file};
 use super::{Context, blocking, built, cache};
 use crate::base::Around;
@@ -31,6 +32,9 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
     if let Some(path) = &settings.lock_file {
         let (path, lock) = (path.clone(), lock.clone());
         blocking(move || Ok(lock.write(&path)?)).await?;
+    }
+    if let Some(here) = Here::of(&settings.task).await? {
+        here.check(&shop.around, &lock).await?;
     }
     let destinations = destinations(&settings, &name, &shop.around).await;
     if settings.dry_run {

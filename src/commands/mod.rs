@@ -19,6 +19,7 @@ pub mod verify;
 
 mod around;
 mod built;
+mod preflight;
 mod workshop;
 
 use crate::cli::Command;

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::around::around;
+use super::preflight::Here;
 use super::{Context, blocking};
 use crate::clearml::{self, Client, Login, Server, artifacts, tasks};
 use crate::config::{Agent, Api, Environment};
+use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Access, HostCredentials, Repositories, Scheme, SshRules};
 use crate::http::Retry;
@@ -23,12 +25,13 @@ use crate::lock::requirements::Manager;
 use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
-use crate::run::{policy, rules};
+use crate::run::choice::Counted;
+use crate::run::policy;
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
-use crate::settings::{BaseChoice, ImageChoice, TaskSettings, TaskSource};
+use crate::settings::{TaskSettings, TaskSource};
 use crate::switches::{self, Part};
-use crate::task::{Container, Task, clearml as wire, file};
+use crate::task::{Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
 const LARGEST_DIFF: u64 = 256 << 20;
@@ -156,16 +159,29 @@ pub(super) async fn lock(
     settings: &TaskSettings,
     context: &Context,
 ) -> Result<Lock, Failure> {
-    let (asked, choice) = container(asked, settings).await?;
-    let base = choice.image.parse()?;
     let agent = &settings.agent;
+    let Asked { task, answer } = asked;
+    let client = answer.as_ref().map(|it| &it.0);
+    let counted = settings.base.count(&agent.container.match_rules, task, client).await?;
+    // Who hands a file to this program may name any in it.
+    if answer.is_some() {
+        counted.names_nothing_local()?;
+    }
+    let Counted { task, choice, carried, forced, .. } = counted;
+    let base = choice.image.parse()?;
     let policy = policy::of_configuration(agent, &context.session.environment)?;
     let force_task_init = context.session.environment.get("CLEARML_AGENT_FORCE_TASK_INIT").is_some_and(|it| it != "0");
     let (settings, opencv) = (settings.clone(), agent.install_opencv_libraries);
     let manager = manager(agent, &context.session.environment);
     let variables = variables(&settings, choice.arguments.as_deref(), &context.session.environment);
+    let here = Here::of(&settings).await?;
     blocking(move || {
-        let artifact = |name: &str| match &asked.answer {
+        let (store, told) = (shop.around.store.clone(), variables.clone());
+        let looking = |config: &Value, layers: &[(Digest, u64)]| match &here {
+            Some(here) => here.glance(&store, &told, (config, layers)),
+            None => Ok(()),
+        };
+        let artifact = |name: &str| match &answer {
             None => Ok(None),
             Some((client, answer)) => {
                 match shop.runtime.block_on(artifacts::fetch(client, answer, name, LARGEST_DIFF)) {
@@ -178,10 +194,12 @@ pub(super) async fn lock(
         let wishes = Wishes {
             base,
             base_of_task: choice.of_task,
+            forced,
+            glance: Some(&looking),
             anew: settings.refresh,
             force_pull: settings.agent.force_pull,
             platform: settings.platform.clone().unwrap_or_else(Platform::host),
-            arguments: choice.arguments.clone(),
+            arguments: carried,
             policy,
             mode: settings.mode,
             python: settings.python.clone(),
@@ -200,37 +218,9 @@ pub(super) async fn lock(
             created: settings.created,
             artifact: &artifact,
         };
-        pipeline::lock(&shop, &asked.task, &wishes)
+        pipeline::lock(&shop, &task, &wishes)
     })
     .await
-}
-
-/// The container that counts: the task's own, filled by the configuration's rules, else the default.
-async fn container(mut asked: Asked, settings: &TaskSettings) -> Result<(Asked, ImageChoice), Failure> {
-    let rules = &settings.agent.container.match_rules;
-    // An image that was named is meant.
-    if rules.is_empty() || settings.base.given {
-        let choice = settings.base.choose(&asked.task.container);
-        return Ok((asked, choice));
-    }
-    if settings.base.force {
-        asked.task.container = Container { setup_script: asked.task.container.setup_script, ..Container::default() };
-    }
-    let mut project = None;
-    if let (Some((client, _)), Some(id), true) =
-        (&asked.answer, rules::project_of(&asked.task), rules::need_project(rules))
-    {
-        let found = client.call("projects.get_all", &json!({ "id": [id], "only_fields": ["name"] })).await?;
-        project = found.pointer("/projects/0/name").and_then(Value::as_str).map(str::to_owned);
-    }
-    if let Some(container) = rules::choose(rules, &asked.task, project.as_deref())? {
-        asked.task.container = container;
-        let base = BaseChoice { force: false, ..settings.base.clone() };
-        let choice = base.choose(&asked.task.container);
-        return Ok((asked, choice));
-    }
-    let choice = settings.base.choose(&asked.task.container);
-    Ok((asked, choice))
 }
 
 /// The program that the repository's packages are managed with, where somebody says.

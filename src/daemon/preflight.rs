@@ -4,8 +4,9 @@
 //! (`NVIDIA_REQUIRE_…`, as NVIDIA's container tools do), the CUDA version its wheels were made for, and room on the disk.
 //! What certainly fails is refused with the reason; what may fail is a warning.
 //!
-//! To be called with [`Machine::here`], after the lock is there and before the build: a locked base's configuration is
-//! a small blob (`lock.base.config`), at hand once the lock was made. For a prebuilt image: its own configuration and lock.
+//! Called twice by a build that is for this machine: with [`glance`] when the base is known and nothing of it is fetched
+//! but its configuration, and with [`preflight`] when the lock is there. For a prebuilt image: its own configuration and
+//! lock.
 
 mod require;
 mod wheels;
@@ -22,6 +23,8 @@ use crate::lock::Lock;
 use crate::oci::Platform;
 use crate::store::Store;
 
+/// The variable that switches the check of the driver off.
+pub const DISABLE: &str = "NVIDIA_DISABLE_REQUIRE";
 /// How much larger a layer is unpacked, about.
 const UNPACKED: u64 = 3;
 
@@ -45,18 +48,24 @@ impl Machine {
     /// is finished already nothing is fetched: leave out `free` then.
     #[must_use]
     pub fn here(gpus: &GpuSet, found: &Discovery, store: &Store, lock: &Lock) -> Self {
+        let present = fetched(lock).map(|it| *it.0).filter(|it| store.has(it).is_some()).collect();
+        Self { present, ..Self::empty(gpus, found, store) }
+    }
+
+    /// The same before anything is locked: what is in the store is not looked for.
+    #[must_use]
+    pub fn empty(gpus: &GpuSet, found: &Discovery, store: &Store) -> Self {
         let inventory = match found {
             Discovery::Found(inventory) => Some(inventory.clone()),
             Discovery::NoDriver(_) => None,
         };
         let room = rustix::fs::statvfs(store.root()).ok();
-        let wanted = fetched(lock).map(|it| *it.0);
         Self {
             architecture: Platform::host().architecture,
             gpus: gpus.clone(),
             inventory,
             free: room.map(|it| it.f_bavail.saturating_mul(it.f_frsize)),
-            present: wanted.filter(|it| store.has(it).is_some()).collect(),
+            present: BTreeSet::new(),
         }
     }
 }
@@ -160,21 +169,52 @@ pub fn preflight(config: &Value, lock: &Lock, machine: &Machine) -> Result<Vec<W
     let mut warnings = Vec::new();
     architecture(config, lock, machine)?;
     space(lock, machine, &mut warnings)?;
-    let env = |name: &str| variables(config).find(|it| it.0 == name).map(|it| it.1);
-    if let (Some(inventory), false) = (&machine.inventory, machine.gpus.is_empty()) {
-        let off =
-            env("NVIDIA_DISABLE_REQUIRE").or_else(|| lock.launch.env.get("NVIDIA_DISABLE_REQUIRE").map(String::as_str));
-        let mut required = false;
-        if !off.is_some_and(|it| matches!(it.to_ascii_lowercase().as_str(), "1" | "true" | "yes")) {
-            required = require::check(variables(config), &machine.gpus, inventory, &mut warnings)?;
+    let off = lock.launch.env.get(DISABLE).is_some_and(|it| is_set(it));
+    let required = driver(config, off, machine, &mut warnings)?;
+    match &machine.inventory {
+        Some(inventory) if !machine.gpus.is_empty() => {
+            // An image that the driver meets although it is made for a newer CUDA brings the libraries for that.
+            let own = variables(config).find(|it| it.0 == "CUDA_VERSION").map(|it| it.1);
+            let own = own.and_then(wheels::Cuda::parse).filter(|_| required);
+            wheels::check(&lock.python, inventory, own, &mut warnings)?;
         }
-        // An image that the driver meets although it is made for a newer CUDA brings the libraries for that.
-        let own = env("CUDA_VERSION").and_then(wheels::Cuda::parse).filter(|_| required);
-        wheels::check(&lock.python, inventory, own, &mut warnings)?;
-    } else {
-        wheels::unused(&lock.python, &mut warnings);
+        _ => wheels::unused(&lock.python, &mut warnings),
     }
     Ok(warnings)
+}
+
+/// Whether a run can stand on a base, as far as its configuration tells: before a layer of it is fetched. `layers` are those
+/// that will be; `off` says that the task does without the driver's check.
+///
+/// # Errors
+/// [`PreflightError`]
+pub fn glance(config: &Value, layers: &[(Digest, u64)], off: bool, machine: &Machine) -> Result<(), PreflightError> {
+    if let Some(wanted) = config["architecture"].as_str().filter(|it| *it != machine.architecture) {
+        let (what, present) = ("the image".to_owned(), machine.architecture.clone());
+        return Err(PreflightError::Architecture { what, wanted: wanted.to_owned(), present });
+    }
+    let absent = layers.iter().filter(|it| !machine.present.contains(&it.0));
+    let needed = absent.fold(0_u64, |sum, it| sum.saturating_add(it.1));
+    if let Some(free) = machine.free.filter(|it| needed > *it) {
+        return Err(PreflightError::Space { needed, free });
+    }
+    driver(config, off, machine, &mut Vec::new()).map(drop)
+}
+
+/// Whether the driver is what an image requires, where the run has GPUs. Whether something of CUDA was required.
+fn driver(config: &Value, off: bool, machine: &Machine, warnings: &mut Vec<Warning>) -> Result<bool, PreflightError> {
+    let Some(inventory) = machine.inventory.as_ref().filter(|_| !machine.gpus.is_empty()) else { return Ok(false) };
+    let own = variables(config).find(|it| it.0 == DISABLE).is_some_and(|it| is_set(it.1));
+    if off || own {
+        return Ok(false);
+    }
+    require::check(variables(config), &machine.gpus, inventory, warnings)
+}
+
+/// Whether a value of [`DISABLE`] switches the check off.
+#[must_use]
+pub fn is_set(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes")
 }
 
 /// The variables of an image.

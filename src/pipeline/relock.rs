@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 
-use super::{Wishes, Workshop, base, early, look};
+use super::{Glance, Wishes, Workshop, base, early, look};
 use crate::base::{Base, Request};
 use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
@@ -65,6 +65,8 @@ pub(super) struct BaseWish<'a> {
     pub(super) platform: &'a Platform,
     /// Whether system packages are to be solved on it.
     pub(super) solves: bool,
+    /// Whether it can be used at all.
+    pub(super) glance: Option<Glance<'a>>,
 }
 
 impl Earlier {
@@ -118,7 +120,7 @@ impl Earlier {
             let here = it.base.source.is_some() || shop.around.store.has(&it.base.config).is_some();
             if it.base.recipe.is_some() { is_made(shop, &it.base) } else { here }
         });
-        standing.base &= has && !is_local(&wishes.base) && !wishes.force_pull;
+        standing.base &= has && !is_local(&wishes.base) && !wishes.force_pull && !wishes.forced;
         Self { asked, lock, standing }
     }
 
@@ -145,8 +147,14 @@ impl Earlier {
         standing.interpreter &= same;
         let floor = Floor { part, base, looked: OnceCell::new(), standing, same };
         if !(standing.system && standing.interpreter && standing.requirements) {
+            let base = floor.base(shop)?;
+            if let Some(glance) = wish.glance {
+                let layers = base.pin.layers.iter().map(|it| (it.blob.digest, it.blob.size));
+                let layers: Vec<_> = layers.filter(|_| look::remembered(shop, base).is_none()).collect();
+                glance(&base.config, &layers)?;
+            }
             if wish.solves && !standing.system {
-                early::before_look(shop, floor.base(shop)?)?;
+                early::before_look(shop, base)?;
             }
             floor.looked(shop)?;
         }
@@ -306,7 +314,7 @@ impl Wishes<'_> {
     /// What is asked of the base.
     pub(super) fn base_wish(&self) -> BaseWish<'_> {
         let solves = self.opencv || !self.apt.is_empty();
-        BaseWish { request: &self.base, platform: &self.platform, solves }
+        BaseWish { request: &self.base, platform: &self.platform, solves, glance: self.glance }
     }
 
     fn choices<'a>(&'a self, diff: Option<&'a [u8]>) -> Choices<'a> {

@@ -61,21 +61,26 @@ pub fn project_of(task: &Task) -> Option<&str> {
     task.record.get("project").and_then(Value::as_str).filter(|it| !it.is_empty())
 }
 
-/// What the first rule that fits makes of a task's container; `None` where none fits or it changes nothing.
+/// The first rule that fits a task.
 ///
 /// # Errors
 /// [`RuleError`]
-pub fn choose(rules: &[MatchRule], task: &Task, project: Option<&str>) -> Result<Option<Container>, RuleError> {
+pub fn first<'a>(
+    rules: &'a [MatchRule],
+    task: &Task,
+    project: Option<&str>,
+) -> Result<Option<&'a MatchRule>, RuleError> {
     for rule in rules {
         if fits(rule, task, project)? {
-            let chosen = fill(rule, &task.container);
-            return Ok((chosen != task.container).then_some(chosen));
+            return Ok(Some(rule));
         }
     }
     Ok(None)
 }
 
-fn fill(rule: &MatchRule, own: &Container) -> Container {
+/// What a rule makes of a task's container.
+#[must_use]
+pub fn fill(rule: &MatchRule, own: &Container) -> Container {
     let ruled = Container {
         image: rule.image.clone(),
         arguments: (!rule.arguments.is_empty()).then(|| process::command_line(&rule.arguments)),
@@ -176,7 +181,9 @@ mod tests {
         let text = format!("agent.default_docker.match_rules = [{rules}]");
         let config = Config::from_text("test", &text, &Environment::default()).unwrap();
         let rules = config.agent().unwrap().container.match_rules;
-        choose(&rules, &task(), Some("Team/Vision")).map_err(|it| it.to_string())
+        let task = task();
+        let found = first(&rules, &task, Some("Team/Vision")).map_err(|it| it.to_string())?;
+        Ok(found.map(|it| fill(it, &task.container)).filter(|it| *it != task.container))
     }
 
     #[track_caller]

@@ -11,8 +11,8 @@ use crate::daemon::settings::Limits;
 use crate::error::{During, Failure};
 use crate::fs::expand_home;
 use crate::gpu::Ask;
-use crate::process;
 use crate::run::EngineKind;
+use crate::run::choice::BaseChoice;
 use crate::secret::Secret;
 
 const LOG_LEVELS: [&str; 7] = ["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"];
@@ -32,14 +32,18 @@ pub(super) fn merge(
         .into());
     }
     let mut agent = config.agent()?;
-    let git = super::git::credentials(args.git_user.as_deref(), args.git_pass.as_deref(), config, &mut agent)?;
+    let git = super::git::credentials(args.git.user.as_deref(), args.git.password.as_deref(), config, &mut agent)?;
     let build_environment = git.map_or_else(Vec::new, |it| {
         vec![("CLEARML_AGENT_GIT_USER", Secret::new(it.user)), ("CLEARML_AGENT_GIT_PASS", it.password)]
     });
     let (engine, docker) = engine(args)?;
+    let flag = if engine == EngineKind::Podman { "--podman" } else { "--docker" };
+    let defaults = (&agent, &session.environment);
+    let base = super::task::choice(docker.as_deref(), flag, agent.ignore_task_container, defaults)?;
     Ok(ExecutionSettings {
         engine,
         docker,
+        base: BaseChoice { meant: false, ..base },
         gpus: gpus(args, &session.environment)?,
         prebuilt_only: args.prebuilt_only,
         retries: args.retries,
@@ -74,21 +78,17 @@ pub fn state_directory(environment: &Environment) -> PathBuf {
 
 /// What runs images, and what was said of the base image.
 fn engine(args: &ExecutionArgs) -> Result<(EngineKind, Option<String>), UsageError> {
-    let (engine, flag, value) = match (&args.docker, &args.podman) {
+    let (engine, value) = match (&args.docker, &args.podman) {
         (Some(docker), Some(podman)) if docker != podman => {
             return Err(UsageError::new(
                 "--docker and --podman name different images",
                 "Give one of them: tasks run in one engine.",
             ));
         }
-        (_, Some(podman)) => (EngineKind::Podman, "--podman", Some(podman)),
-        (Some(docker), None) => (EngineKind::Docker, "--docker", Some(docker)),
-        (None, None) => (EngineKind::Native, "--native", None),
+        (_, Some(podman)) => (EngineKind::Podman, Some(podman)),
+        (Some(docker), None) => (EngineKind::Docker, Some(docker)),
+        (None, None) => (EngineKind::Native, None),
     };
-    if let Some(text) = value.filter(|it| process::words(it).is_none()) {
-        let message = format!("{flag} `{text}` has a quote that is not closed");
-        return Err(UsageError::new(message, format!("Write {flag} \"image args\".")));
-    }
     Ok((engine, value.cloned()))
 }
 
@@ -129,7 +129,7 @@ fn notes(args: &ExecutionArgs) -> Vec<String> {
     ];
     let mut notes: Vec<String> =
         flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect();
-    if args.git_pass.is_some() {
+    if args.git.password.is_some() {
         notes.push(
             "--git-pass can be read by this machine's other users in the list of processes; \
              CLEARML_AGENT_GIT_PASS cannot"

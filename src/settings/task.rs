@@ -1,15 +1,17 @@
 //! Which task, and what decides how it is pinned.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use super::{Session, UsageError};
 use crate::cli::task::{EntryPoint, TaskArgs};
-use crate::config::{Agent, Api, Config};
+use crate::config::{Agent, Api, Config, Environment};
 use crate::error::Failure;
+use crate::gpu::Ask;
 use crate::launch::Mode;
 use crate::oci::Platform;
 use crate::process;
-use crate::task::Container;
+pub use crate::run::choice::{BaseChoice, ImageChoice};
 
 /// The original's `agent.default_docker.image`, used when neither task, flags, environment nor configuration name one.
 const DEFAULT_IMAGE: &str = "nvidia/cuda:12.6.3-cudnn-runtime-ubuntu20.04";
@@ -42,6 +44,8 @@ pub struct TaskSettings {
     pub apt: Vec<String>,
     /// The image's platform; absent: this machine's.
     pub platform: Option<Platform>,
+    /// The GPUs it is to run with on this machine; absent: it is for any machine.
+    pub gpus: Option<Ask>,
     /// Whether the image carries bytecode.
     pub bytecode: bool,
     /// Whether the base's own distributions stay out of the environment.
@@ -62,46 +66,6 @@ pub struct TaskSettings {
     pub notes: Vec<String>,
 }
 
-/// An image and container arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageChoice {
-    /// Image reference, or `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`, `recipe:NAME`.
-    pub image: String,
-    /// Container arguments, one text.
-    pub arguments: Option<String>,
-    /// Whether the task names the image.
-    pub of_task: bool,
-}
-
-/// Which base image counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseChoice {
-    /// Of `--docker`, else `CLEARML_DOCKER_IMAGE`, else the configuration, else the original's default.
-    pub fallback: ImageChoice,
-    /// Whether the task's own image does not count (`--force-docker`, `agent.disable_task_docker_override`).
-    pub force: bool,
-    /// Whether `--docker` names the fallback: for a lock, where a base of this machine lies.
-    pub given: bool,
-}
-
-impl BaseChoice {
-    /// The base image of a task: its own, unless there is none or it does not count.
-    #[must_use]
-    pub fn choose(&self, container: &Container) -> ImageChoice {
-        match &container.image {
-            Some(image) if !self.force => {
-                ImageChoice { image: image.clone(), arguments: container.arguments.clone(), of_task: true }
-            }
-            _ if self.force => self.fallback.clone(),
-            _ => ImageChoice {
-                image: self.fallback.image.clone(),
-                arguments: container.arguments.clone().or_else(|| self.fallback.arguments.clone()),
-                of_task: false,
-            },
-        }
-    }
-}
-
 impl TaskSettings {
     /// Merges flags, environment and configuration. `lock` is the lock file that takes the task's place.
     ///
@@ -110,7 +74,7 @@ impl TaskSettings {
     pub fn merge(args: &TaskArgs, lock: Option<PathBuf>, session: &Session) -> Result<Self, Failure> {
         let config = session.config()?;
         let mut agent = config.agent()?;
-        super::git::credentials(args.git_user.as_deref(), args.git_pass.as_deref(), &config, &mut agent)?;
+        super::git::credentials(args.git.user.as_deref(), args.git.password.as_deref(), &config, &mut agent)?;
         let source = source(args, lock)?;
         let mut notes = notes(args);
         if matches!(source, TaskSource::Lock(_)) {
@@ -130,6 +94,12 @@ impl TaskSettings {
             python: args.python_version.as_deref().map(python).transpose()?,
             apt: apt.into_iter().map(package).collect::<Result<_, _>>()?,
             platform: args.platform.as_deref().map(platform).transpose()?,
+            gpus: match &args.gpus {
+                // Of another platform it is for another machine.
+                _ if args.cpu_only => args.platform.is_none().then_some(Ask::None),
+                Some(list) => Some(list.parse()?),
+                None => None,
+            },
             bytecode: !args.no_bytecode,
             isolated: args.isolated,
             refresh: args.refresh,
@@ -160,10 +130,11 @@ impl TaskSettings {
             source: TaskSource::Lock(PathBuf::new()),
             repository,
             mode: Mode::Environment,
-            base: BaseChoice { fallback: image, force: false, given: false },
+            base: BaseChoice { fallback: image, force: false, given: false, meant: false },
             python: None,
             apt: Vec::new(),
             platform: None,
+            gpus: None,
             bytecode: true,
             isolated: false,
             refresh: false,
@@ -190,12 +161,31 @@ fn source(args: &TaskArgs, lock: Option<PathBuf>) -> Result<TaskSource, UsageErr
     }
 }
 
-fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice, UsageError> {
-    let words = match args.docker.as_deref() {
+/// The base image of tasks that name none, by `--docker` and what counts after it. `-` stands for standard input,
+/// where a worker writes what it was given itself: no argument of it is for the image, or for others to see.
+fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice, Failure> {
+    let force = args.force_docker || agent.ignore_task_container;
+    if args.docker.as_deref() != Some("-") {
+        return Ok(choice(args.docker.as_deref(), "--docker", force, (agent, &session.environment))?);
+    }
+    let mut told = String::new();
+    std::io::stdin().read_to_string(&mut told)?;
+    let chosen = choice(Some(&told), "--docker", force, (agent, &session.environment))?;
+    Ok(BaseChoice { meant: false, ..chosen })
+}
+
+/// The same for a flag's value `image args`.
+pub(super) fn choice(
+    value: Option<&str>,
+    flag: &str,
+    force: bool,
+    (agent, environment): (&Agent, &Environment),
+) -> Result<BaseChoice, UsageError> {
+    let words = match value {
         Some(text) => process::words(text).ok_or_else(|| {
             UsageError::new(
-                format!("--docker `{text}` has a quote that is not closed"),
-                "Write --docker \"image args\".",
+                format!("{flag} `{text}` has a quote that is not closed"),
+                format!("Write {flag} \"image args\"."),
             )
         })?,
         None => Vec::new(),
@@ -203,8 +193,9 @@ fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice,
     let mut words = words.into_iter().peekable();
     let image = words.next_if(|it| !it.starts_with('-'));
     let (named, given): (bool, Vec<String>) = (image.is_some(), words.collect());
+    let meant = !given.is_empty();
     let text = |words: &[String]| (!words.is_empty()).then(|| process::command_line(words));
-    let fallback = match (image, session.environment.get("CLEARML_DOCKER_IMAGE")) {
+    let fallback = match (image, environment.get("CLEARML_DOCKER_IMAGE")) {
         (Some(image), _) => ImageChoice { image, arguments: text(&given), of_task: false },
         (None, Some(variable)) => {
             let mut parts = variable.splitn(2, char::is_whitespace);
@@ -218,7 +209,7 @@ fn base(args: &TaskArgs, agent: &Agent, session: &Session) -> Result<BaseChoice,
             of_task: false,
         },
     };
-    Ok(BaseChoice { fallback, force: args.force_docker || agent.ignore_task_container, given: named })
+    Ok(BaseChoice { fallback, force, given: named, meant })
 }
 
 fn python(text: &str) -> Result<String, UsageError> {
@@ -278,8 +269,6 @@ fn created(session: &Session) -> Result<Option<i64>, UsageError> {
 fn notes(args: &TaskArgs) -> Vec<String> {
     let flags = [
         (args.install_globally, "--install-globally", "an image has one environment"),
-        (args.cpu_only, "--cpu-only", "an image is built without GPUs anyway"),
-        (args.gpus.is_some(), "--gpus", "an image is built without GPUs; give it to `agent run`"),
         (args.log_level.is_some(), "--log-level", "use --debug"),
         (args.optimize > 0, "-O", "put it into the task's entry point"),
     ];
@@ -304,7 +293,7 @@ fn decided_by_the_lock(args: &TaskArgs) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Environment;
+    use crate::task::Container;
 
     fn settings(args: &[&str], environment: Environment) -> Result<TaskSettings, String> {
         let args = crate::cli::build::parsed(args)?;
@@ -371,7 +360,12 @@ mod tests {
 
     #[test]
     fn spellings_without_meaning_are_noted() {
-        let notes = settings(&["--id", "x", "--cpu-only", "--gpus", "0", "-O"], Environment::default()).unwrap().notes;
-        assert_eq!(notes.len(), 3, "{notes:?}");
+        let notes = settings(&["--id", "x", "--install-globally", "-O"], Environment::default()).unwrap().notes;
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        let gpus = |args: &[&str]| settings(args, Environment::default()).map(|it| it.gpus);
+        assert_eq!(gpus(&["--id", "x"]), Ok(None));
+        assert_eq!(gpus(&["--id", "x", "--cpu-only"]), Ok(Some(Ask::None)));
+        assert_eq!(gpus(&["--id", "x", "--gpus", "all"]), Ok(Some(Ask::All)));
+        assert!(gpus(&["--id", "x", "--gpus", "0", "--cpu-only"]).unwrap_err().contains("cannot be used with"));
     }
 }

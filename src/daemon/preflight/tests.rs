@@ -168,3 +168,16 @@ fn this_machine_knows_its_room_and_what_it_has() {
     assert!(here.free.is_some_and(|it| it > 0));
     assert_eq!(here.architecture, Platform::host().architecture);
 }
+
+#[test]
+fn a_base_is_known_to_be_of_no_use_before_it_is_fetched() {
+    let machine = Machine { free: Some(500), ..machine("535.104.05", "12.2", "tesla") };
+    let at = |config: &Value, size: u64, off: bool| {
+        glance(config, &[(Digest::of("layer"), size)], off, &machine).map_err(|it| it.to_string())
+    };
+    let newer = config(&["NVIDIA_REQUIRE_CUDA=cuda>=12.4"]);
+    assert!(at(&newer, 1, false).unwrap_err().contains("the image requires `cuda>=12.4` (NVIDIA_REQUIRE_CUDA)"));
+    assert_eq!((at(&newer, 1, true), at(&config(&[]), 500, false)), (Ok(()), Ok(())));
+    assert_eq!(at(&config(&[]), 501, false).unwrap_err(), "501 bytes have to be fetched and 500 bytes are free");
+    assert!(at(&json!({"architecture": "arm64"}), 1, false).unwrap_err().contains("`arm64`"));
+}

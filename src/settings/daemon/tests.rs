@@ -163,7 +163,7 @@ fn what_the_environment_and_the_configuration_say() {
 
 #[test]
 fn contradictions_and_nonsense_are_told() {
-    assert!(refused(&["--uptime", "8-17 MON", "--downtime", "0 SUN"]).contains("cannot be used with"));
+    assert!(refused(&["--uptime", "8-17 MON", "--downtime", "0 SUN"]).contains("both uptime and downtime are set"));
     let both = Environment::of([
         ("CLEARML_AGENT__AGENT__UPTIME", "[\"0 SUN\"]"),
         ("CLEARML_AGENT__AGENT__DOWNTIME", "[\"0 MON\"]"),

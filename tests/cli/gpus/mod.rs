@@ -3,4 +3,5 @@
 mod engines;
 mod listing;
 mod native;
+mod preflight;
 mod script;

@@ -9,6 +9,7 @@ Examples:
   agent run --gpus 0,1 team/train:1                             with the first two GPUs
   agent run --engine docker --gpus all team/train:1             in Docker, with all GPUs
   agent run --engine podman team/train:1                        in Podman
+  agent run --trust-image-arguments team/train:1                with the directories that its task asks for (-v)
   agent run team/train:1 python -c 'import sys; print(sys.version)'
 
 No container engine is needed. Server and credentials come from ~/clearml.conf and the CLEARML_* environment;
@@ -57,6 +58,10 @@ pub struct RunArgs {
     /// Do not let the run write to the image's root
     #[arg(long)]
     pub read_only: bool,
+    /// Follow also those container arguments of the image's task that give it something of this machine (-v, --privileged,
+    /// --device, …)
+    #[arg(long)]
+    pub trust_image_arguments: bool,
     /// Registry to speak to over plain HTTP or with any certificate (host:port)
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,

@@ -84,7 +84,7 @@ struct Given {
 async fn of_task(
     around: &Around,
     request: &Request,
-    engine: EngineKind,
+    (engine, trusted): (EngineKind, bool),
     context: &Context,
 ) -> Result<ContainerSpec, Failure> {
     let launch = match read::read(around, request, &Platform::host()).await {
@@ -103,10 +103,9 @@ async fn of_task(
         engine,
         arguments: launch.container_arguments.as_deref().unwrap_or_default(),
         variables: &launch.env,
-        secrets: &launch.secrets,
-        recorded: "",
         agent: &config.agent()?,
         machine: &context.session.environment,
+        trusted,
         values: &values,
         gpus: Gpus::Asked,
         ports: None,

@@ -20,26 +20,25 @@ use super::{EngineKind, RunId};
 use crate::config::{Agent, Environment};
 use crate::engine::ContainerSpec;
 use crate::error::{Explain, Kind};
+use crate::launch;
 use crate::process;
-use crate::secret::Secret;
-use crate::switches::{self, Part, Switch, SwitchError};
+use crate::secret::{Secret, strip_userinfo};
+use crate::switches::{Fate, Switch, SwitchError};
 
 /// What is asked of a container.
 pub struct Asked<'a> {
     /// What runs it.
     pub engine: EngineKind,
-    /// The container arguments that count: the lock's, one text.
+    /// The container arguments that count, one text: whole, or without the variables that the image has.
     pub arguments: &'a str,
     /// The variables that the image has from its lock: those with templates or the host's variables in them are set anew.
     pub variables: &'a BTreeMap<String, String>,
-    /// Names of the lock's secret variables.
-    pub secrets: &'a [String],
-    /// The task's container arguments as its server has them: the secret variables' values stand there alone.
-    pub recorded: &'a str,
     /// The `agent` section.
     pub agent: &'a Agent,
     /// The agent's environment.
     pub machine: &'a Environment,
+    /// Whether the arguments may ask for what is its host's: somebody here has them filtered, or trusts them.
+    pub trusted: bool,
     /// What templates are filled with.
     pub values: &'a Values,
     /// Who says which GPUs it sees.
@@ -80,6 +79,12 @@ pub enum SettingsError {
     /// The machine's ports.
     #[error(transparent)]
     Ports(#[from] NoPorts),
+    /// Arguments that nobody here vouches for ask for what is the host's.
+    #[error("the container arguments in the image ask for what is this machine's: {asked}")]
+    Host {
+        /// Which, for people.
+        asked: String,
+    },
 }
 
 impl From<SwitchError> for SettingsError {
@@ -95,6 +100,7 @@ impl Explain for SettingsError {
             Self::Rules(_) => Kind::Config,
             Self::Name(error) => error.kind(),
             Self::Ports(_) => Kind::System,
+            Self::Host { .. } => Kind::Denied,
         }
     }
 
@@ -104,6 +110,10 @@ impl Explain for SettingsError {
             Self::Rules(RulesError::Policy(error)) => error.hints(),
             Self::Rules(RulesError::Grammar(error)) => error.hints(),
             Self::Name(error) => error.hints(),
+            Self::Host { .. } => vec![
+                "Where you trust the image: --trust-image-arguments follows them.".to_owned(),
+                "To run it without them: forbid them by agent.forbidden_docker_args of clearml.conf.".to_owned(),
+            ],
             Self::Ports(_) => vec!["Widen agent.docker_args_allowed_port_range, or run fewer tasks here.".to_owned()],
         }
     }
@@ -124,7 +134,10 @@ pub fn of_task(asked: &Asked<'_>) -> Result<Chosen, SettingsError> {
     };
     let following = arguments::Rules { engine: asked.engine, gpus: asked.gpus, variable: &variable, read: asked.read };
     let switches = rules.together(&words, &mut warnings)?;
-    let mut followed = Followed { container: variables(asked, &rules, &mut warnings)?, ..Followed::default() };
+    if !asked.trusted {
+        hosts_own(asked.engine, &switches)?;
+    }
+    let mut followed = Followed { container: variables(asked, &mut warnings), ..Followed::default() };
     for (side, switch) in switches {
         let switch = expanded(switch, &|name| variable(side, name));
         arguments::follow(&mut followed, &switch, side, &following)?;
@@ -136,47 +149,59 @@ pub fn of_task(asked: &Asked<'_>) -> Result<Chosen, SettingsError> {
     if let (Some(run), Some(format), None) = (asked.run, &asked.agent.container.name_format, &container.name) {
         container.name = Some(names::name(format, &asked.agent.container.name_fields, run, asked.values)?);
     }
-    let no_gpu_switch = is_on(asked.machine.get("CLEARML_DOCKER_SKIP_GPUS_FLAG"));
+    if asked.run.is_some() {
+        spool_is_free(&container)?;
+    }
+    let no_gpu_switch = skips_gpu_switch(asked.machine);
     Ok(Chosen { container, ports: mappings, no_gpu_switch, warnings: distinct(warnings) })
 }
 
+/// `CLEARML_DOCKER_SKIP_GPUS_FLAG`: whether an engine is asked for no GPUs, and told of them by a variable alone.
+#[must_use]
+pub fn skips_gpu_switch(machine: &Environment) -> bool {
+    is_on(machine.get("CLEARML_DOCKER_SKIP_GPUS_FLAG"))
+}
+
+/// Refuses what would lie where a worker takes the run's console from.
+fn spool_is_free(container: &ContainerSpec) -> Result<(), ArgumentError> {
+    let binds = container.binds.iter().map(|it| &it.target);
+    let mut targets = binds.chain(&container.volumes).chain(container.tmpfs.keys());
+    let is_there = |it: &&String| it.strip_prefix(launch::SPOOL).is_some_and(|it| it.is_empty() || it.starts_with('/'));
+    match targets.find(is_there) {
+        Some(target) => Err(ArgumentError::Value {
+            switch: "--volume".to_owned(),
+            value: target.clone(),
+            reason: "under a worker the run's console is kept there",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses switches of the task's side that would give the run something of its host.
+fn hosts_own(engine: EngineKind, switches: &[(Side, Switch)]) -> Result<(), SettingsError> {
+    let native = engine == EngineKind::Native;
+    let is_done = |it: &Switch| {
+        let fate = if native { it.known().natively } else { it.known().engines };
+        // The network of a native run is the host's without being asked for.
+        matches!(fate, Fate::Followed | Fate::Partly(_)) && !(native && it.name() == "network")
+    };
+    let asked = switches.iter().filter(|(side, it)| *side == Side::Task && is_done(it) && it.reaches_host());
+    let asked: Vec<String> = asked.map(|(_, it)| format!("`{}`", strip_userinfo(&it.words().join(" ")))).collect();
+    if asked.is_empty() { Ok(()) } else { Err(SettingsError::Host { asked: asked.join(", ") }) }
+}
+
 /// Variables of the lock that only a run can know: with templates in them, with variables of the host where a task may
-/// have those, and secret ones.
-fn variables(asked: &Asked<'_>, rules: &Rules, warnings: &mut Vec<String>) -> Result<ContainerSpec, SettingsError> {
+/// have those.
+fn variables(asked: &Asked<'_>, warnings: &mut Vec<String>) -> ContainerSpec {
     let mut container = ContainerSpec::default();
     let host = |name: &str| asked.machine.raw(name).filter(|_| asked.agent.container.host_variables).map(str::to_owned);
-    let mut known = |name: &str, value: &str, warnings: &mut Vec<String>| {
-        let filled = templates::fill(value, asked.values, warnings);
-        let filled = expand(&filled, &host);
-        if filled != value || asked.secrets.iter().any(|it| it == name) {
-            container.env.insert(name.to_owned(), Secret::new(filled));
-        }
-    };
     for (name, value) in asked.variables {
-        known(name, value, warnings);
-    }
-    let recorded = process::words(asked.recorded).unwrap_or_default();
-    let switches = switches::scan(&recorded).into_iter().filter_map(|part| match part {
-        Part::Switch(switch) if switch.name() == "env" => Some(switch),
-        _ => None,
-    });
-    // What these are warned of was told when the lock was made.
-    let words: Vec<String> = switches.flat_map(|it| it.words()).collect();
-    for (side, switch) in rules.together(&words, &mut Vec::new())? {
-        if let (Side::Task, Some((name, value))) = (side, switch.assignment())
-            && asked.secrets.iter().any(|it| it == name)
-        {
-            match value {
-                Some(value) => known(name, value, warnings),
-                None => {
-                    if let Some(value) = host(name) {
-                        known(name, &value, warnings);
-                    }
-                }
-            }
+        let filled = expand(&templates::fill(value, asked.values, warnings), &host);
+        if filled != *value {
+            container.env.insert(name.clone(), Secret::new(filled));
         }
     }
-    Ok(container)
+    container
 }
 
 /// A switch whose variable's value has variables of the host in it.

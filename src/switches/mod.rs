@@ -5,6 +5,7 @@
 //! in a task's arguments is [`policy`]'s. What a switch's value means is not looked at here, and nothing is handed to a
 //! shell or another program.
 
+mod host;
 pub mod known;
 pub mod policy;
 

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::engine::{ContainerSpec, DeviceRequest, Docker, Libpod, LogChunk};
 use crate::error::Failure;
 use crate::gpu;
-use crate::run::{EngineKind, docker};
+use crate::run::{EngineKind, docker, settings};
 use crate::secret::Secret;
 use crate::settings::UsageError;
 
@@ -37,7 +37,8 @@ pub(super) async fn run(
     // The task's own arguments first: what was asked for here counts more.
     let around = Around { docker: Some(engine.clone()), ..around };
     let kind = if place.podman.is_some() { EngineKind::Podman } else { EngineKind::Docker };
-    let mut spec = super::of_task(&around, &Request::Docker(name.clone()), kind, context).await?;
+    let request = Request::Docker(name.clone());
+    let mut spec = super::of_task(&around, &request, (kind, args.trust_image_arguments), context).await?;
     spec.image = name;
     spec.command = (!words.is_empty()).then_some(words);
     spec.user = args.user.clone().or(spec.user);
@@ -53,9 +54,10 @@ pub(super) async fn run(
         target: it.target,
         read_only: !it.writable,
     }));
+    let only_told = settings::skips_gpu_switch(&context.session.environment);
     match (&args.gpus, &place.podman) {
-        (Some(list), None) => give_gpus(&mut spec, &list.parse()?),
-        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec).await?,
+        (Some(list), None) => give_gpus(&mut spec, &list.parse()?, only_told),
+        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec, only_told).await?,
         (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
@@ -112,17 +114,21 @@ async fn attend(place: &Place, spec: ContainerSpec, context: &Context) -> Result
 
 /// Asks the engine for GPUs by the names that were given: it may be on another machine. The variable is set too, for an
 /// image's own says which ones its programs think they have.
-fn give_gpus(spec: &mut ContainerSpec, ask: &gpu::Ask) {
+fn give_gpus(spec: &mut ContainerSpec, ask: &gpu::Ask, only_told: bool) {
     let request = |ids| DeviceRequest { driver: String::new(), ids, capabilities: vec!["gpu".to_owned()] };
     let mut env = BTreeMap::new();
-    spec.device_requests.clear();
+    spec.device_requests.retain(gpus::is_of_others);
+    let mut told = |value: String| env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), value);
     match ask {
         gpu::Ask::Unsaid => {}
         gpu::Ask::None => env = gpu::GpuSet::default().environment(),
+        gpu::Ask::All if only_told => drop(told("all".to_owned())),
         gpu::Ask::All => spec.device_requests.push(request(Vec::new())),
         gpu::Ask::These(ids) => {
-            env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","));
-            spec.device_requests.push(request(ids.clone()));
+            told(ids.join(","));
+            if !only_told {
+                spec.device_requests.push(request(ids.clone()));
+            }
         }
     }
     for (name, value) in env {
@@ -154,7 +160,7 @@ mod tests {
     fn gpus_as_docker_takes_them() {
         let given = |list: &str| {
             let mut spec = ContainerSpec::default();
-            give_gpus(&mut spec, &list.parse().unwrap());
+            give_gpus(&mut spec, &list.parse().unwrap(), false);
             let visible = spec.env.get("NVIDIA_VISIBLE_DEVICES").map(|it| it.reveal().to_owned());
             (spec.device_requests.into_iter().next().map(|it| it.ids), visible)
         };
@@ -163,6 +169,13 @@ mod tests {
         let some = |ids: &[&str]| (Some(ids.iter().map(ToString::to_string).collect()), Some(ids.join(",")));
         assert_eq!(given("0, GPU-1"), some(&["0", "GPU-1"]));
         assert_eq!(given("0-1,2.3"), some(&["0", "1", "2:3"]));
+        let of_other =
+            DeviceRequest { driver: "cdi".to_owned(), ids: vec!["v.com/c=x".to_owned()], capabilities: vec![] };
+        let of_vendor = DeviceRequest { ids: vec!["nvidia.com/gpu=all".to_owned()], ..of_other.clone() };
+        let mut spec = ContainerSpec { device_requests: vec![of_other.clone(), of_vendor], ..ContainerSpec::default() };
+        give_gpus(&mut spec, &"0".parse().unwrap(), true);
+        assert_eq!(spec.device_requests, [of_other]);
+        assert_eq!(spec.env["NVIDIA_VISIBLE_DEVICES"].reveal(), "0");
     }
 
     #[test]

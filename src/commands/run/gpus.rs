@@ -10,10 +10,13 @@ use crate::sandbox::Bind;
 use crate::secret::Secret;
 
 /// Gives GPUs to a container of Podman by their CDI names.
-pub(super) async fn by_name(ask: Ask, spec: &mut ContainerSpec) -> Result<(), Failure> {
+pub(super) async fn by_name(ask: Ask, spec: &mut ContainerSpec, only_told: bool) -> Result<(), Failure> {
     let set = resolved(ask).await?;
-    spec.device_requests.clear();
+    spec.device_requests.retain(is_of_others);
     spec.env.extend(set.environment().into_iter().map(|(name, value)| (name, Secret::new(value))));
+    if only_told {
+        return Ok(());
+    }
     // What gives devices by this variable has no part in it.
     spec.env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), Secret::new("void"));
     if !set.is_empty() {
@@ -21,6 +24,11 @@ pub(super) async fn by_name(ask: Ask, spec: &mut ContainerSpec) -> Result<(), Fa
         spec.device_requests.push(ask);
     }
     Ok(())
+}
+
+/// Whether a request is for devices of another kind, by their CDI names.
+pub(super) fn is_of_others(request: &DeviceRequest) -> bool {
+    request.driver == "cdi" && !request.ids.iter().any(|it| it.contains("nvidia.com/"))
 }
 
 async fn resolved(ask: Ask) -> Result<GpuSet, Failure> {

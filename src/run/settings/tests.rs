@@ -11,11 +11,10 @@ struct Case<'a> {
     config: &'a str,
     machine: Environment,
     arguments: &'a str,
-    recorded: &'a str,
     variables: &'a [(&'a str, &'a str)],
-    secrets: &'a [&'a str],
     busy: &'a [u16],
     engine: EngineKind,
+    trusted: bool,
 }
 
 fn case<'a>(config: &'a str, arguments: &'a str) -> Case<'a> {
@@ -23,11 +22,10 @@ fn case<'a>(config: &'a str, arguments: &'a str) -> Case<'a> {
         config,
         machine: Environment::of([("HOST_DATA", "/mnt/data")]),
         arguments,
-        recorded: "",
         variables: &[],
-        secrets: &[],
         busy: &[],
         engine: EngineKind::Docker,
+        trusted: true,
     }
 }
 
@@ -42,16 +40,14 @@ impl Case<'_> {
             ..Values::default()
         };
         let own = |it: &(&str, &str)| (it.0.to_owned(), it.1.to_owned());
-        let secrets: Vec<String> = self.secrets.iter().map(|it| (*it).to_owned()).collect();
         let run: RunId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let busy = |port| self.busy.contains(&port);
         of_task(&Asked {
             engine: self.engine,
             arguments: self.arguments,
             variables: &self.variables.iter().map(own).collect(),
-            secrets: &secrets,
-            recorded: self.recorded,
             agent: &agent,
+            trusted: self.trusted,
             machine: &self.machine,
             values: &values,
             gpus: Gpus::Assigned,
@@ -140,15 +136,42 @@ fn templates_and_variables_are_filled() {
 
 #[test]
 fn variables_of_the_lock_are_set_anew_where_only_a_run_knows_them() {
-    let mut case = case("", "--ipc=host");
+    let mut case = case("", "--ipc=host -e HF_TOKEN=hush -e QUEUE=${CLEARML_QUEUE_NAME}");
     case.variables = &[("PLAIN", "x"), ("QUEUE", "${CLEARML_QUEUE_NAME}")];
-    case.secrets = &["HF_TOKEN", "NOT_GIVEN"];
-    case.recorded = "--ipc=host -e HF_TOKEN=hush -e PLAIN=x -e OTHER_TOKEN=no --odd";
     let chosen = case.chosen().unwrap();
     assert_eq!(env(&chosen), ["HF_TOKEN=hush", "QUEUE=default"]);
     assert!(!format!("{chosen:?}").contains("hush"));
     case.config = "agent.docker_args_filters = [\"^--ipc\"]";
     assert_eq!(env(&case.chosen().unwrap()), ["QUEUE=default"]);
+}
+
+#[test]
+fn what_is_the_hosts_is_given_to_those_alone_who_are_trusted() {
+    let arguments = "--privileged --ipc=private -v /:/host --shm-size 1g";
+    let untrusted = |config, engine| Case { trusted: false, engine, ..case(config, arguments) }.chosen();
+    let error = untrusted("", EngineKind::Docker).unwrap_err();
+    assert_eq!(
+        error,
+        "the container arguments in the image ask for what is this machine's: `--privileged`, `-v /:/host`"
+    );
+    let error = untrusted("", EngineKind::Native).unwrap_err();
+    assert!(error.ends_with("machine's: `-v /:/host`"), "{error}");
+    // What the configuration leaves out is not asked for, and what it adds is the agent's own.
+    let config = "agent { forbidden_docker_args = [privileged, volume] }";
+    let chosen = untrusted(config, EngineKind::Docker).unwrap();
+    assert_eq!((chosen.container.privileged, chosen.container.shm_size), (false, Some(1 << 30)));
+    let config = "agent { docker_args_filters = [\"^--shm\"], extra_docker_arguments = [\"-v\", \"/data:/data\"] }";
+    assert_eq!(untrusted(config, EngineKind::Docker).unwrap().container.binds.len(), 1);
+}
+
+#[test]
+fn nothing_lies_where_the_console_is_kept() {
+    for arguments in ["-v /x:/opt/agent/spool", "--tmpfs /opt/agent/spool/output", "-v /opt/agent/spool"] {
+        let error = case("", arguments).chosen().unwrap_err();
+        assert!(error.contains("under a worker the run's console is kept there"), "{arguments}: {error}");
+    }
+    assert!(case("", "-v /x:/opt/agent/spools").chosen().is_err(), "ours altogether");
+    assert!(case("", "-v /x:/opt/agent/code/spool").chosen().is_ok());
 }
 
 #[test]

@@ -66,8 +66,16 @@ fn a_run_obeys_the_policy_of_its_machine_in_every_spelling() {
     job.server.call("tasks.edit", &serde_json::json!({ "task": job.task, "container": container }));
     let image = job.build(&["--entry-point", "reuse_task"]);
     let line = "ls -d /a /b /c /d 2>/dev/null; echo $WHERE";
-    let run = || context.agent().args(["run", "--offline", &image, "sh", "-c", line]);
+    let run = || context.agent().args(["run", "--offline", "--trust-image-arguments", &image, "sh", "-c", line]);
     assert_eq!(run().ok(), "/a\n/b\n/c\nA job");
+    // An image may come from anywhere: it gets no directory of this machine without being asked for.
+    let refused = context.agent().args(["run", "--offline", &image, "sh", "-c", line]).run().exits(77);
+    let expected = format!("what is this machine's: `-v{own}:/a`, `-v {own}:/b`, `--volume={own}:/c`");
+    assert!(
+        refused.stderr.contains(&expected) && refused.stderr.contains("--trust-image-arguments"),
+        "{}",
+        refused.stderr
+    );
     let forbidden = run().env("CLEARML_AGENT__AGENT__FORBIDDEN_DOCKER_ARGS", "[v]").run().success();
     assert_eq!(forbidden.stdout, "A job\n");
     assert_eq!(forbidden.stderr.matches("is not allowed here and left out").count(), 2, "{}", forbidden.stderr);
@@ -98,7 +106,8 @@ fn a_rule_of_the_configuration_chooses_the_container() {
     };
     call(rule("^Vision/")).ok();
     let text = fs_err::read_to_string(&lock).unwrap();
-    assert!(text.contains("--ipc=host --hostname 'a b'"), "{text}");
+    // Its arguments are this machine's, and count when the task runs here.
+    assert!(!text.contains("--ipc=host") && !text.contains("--hostname"), "{text}");
     assert!(text.contains("[setup.script]"), "{text}");
     let outcome = call(rule("^Vision/").replace("project:", "moon:")).run().exits(78);
     assert!(outcome.stderr.contains("`moon` instead of rules that match project"), "{}", outcome.stderr);

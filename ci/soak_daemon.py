@@ -99,7 +99,9 @@ class Soak:
             source = f"oci:{os.environ['AGENT_TEST_BASE']}:latest"
             subprocess.run(["skopeo", "copy", "--quiet", *host, source, f"docker-daemon:{base}"], check=True)
         else:
-            base = f"oci:{os.environ['AGENT_TEST_BASE']}:latest"
+            # A task names no directory of the machine; whoever runs the agent does.
+            base = ""
+            self.env["CLEARML_DOCKER_IMAGE"] = f"oci:{os.environ['AGENT_TEST_BASE']}:latest"
         for number in range(self.wanted):
             script = SCRIPT.format(seconds=round(random.random() * 2, 2))
             body = {

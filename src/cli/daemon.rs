@@ -36,7 +36,7 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "SECONDS", help_heading = "Queues")]
     pub polling_interval: Option<f64>,
     /// When to take tasks: "20-23 SUN,TUE", "20 FRI" (until midnight), "22-06 MON-FRI" (over midnight)
-    #[arg(long, value_name = "HOURS DAYS", num_args = 1.., conflicts_with = "downtime", help_heading = "Queues")]
+    #[arg(long, value_name = "HOURS DAYS", num_args = 1.., help_heading = "Queues")]
     pub uptime: Vec<String>,
     /// When to take none; written as --uptime is
     #[arg(long, value_name = "HOURS DAYS", num_args = 1.., help_heading = "Queues")]

@@ -4,25 +4,72 @@
 //! Parameters come from the server when the image runs. An image that differs is built again on its own base, by
 //! `agent build`, which finds that base and whatever stands in the same lock.
 
-use crate::base::{Around, Request};
+use serde_json::Value;
+
+use crate::base::{Around, Pin, Request};
 use crate::config::{Agent, Environment};
+use crate::digest::Digest;
+use crate::engine::EngineError;
 use crate::error::{Explain, Failure, Kind};
-use crate::image::read::{self, ReadError};
+use crate::image::read::{self, Found, ReadError};
 use crate::launch::Mode;
 use crate::lock::asked::{Asked, Choices};
 use crate::lock::launch::LaunchChoices;
 use crate::lock::{CodePart, LaunchPart, Lock, SetupPart};
-use crate::oci::Platform;
+use crate::oci::{Platform, Reference};
+use crate::run::EngineKind;
+use crate::run::choice::Counted;
 use crate::run::policy::of_configuration;
-use crate::task::Task;
+
+/// What is looked at, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The task, its container as it counts here.
+    pub counted: &'a Counted,
+    /// The `agent` section.
+    pub agent: &'a Agent,
+    /// `CLEARML_AGENT_FORCE_TASK_INIT`.
+    pub force_task_init: bool,
+    /// What is to run the image.
+    pub engine: EngineKind,
+}
+
+/// An image of ours, and where a run can have it from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ready {
+    /// Its configuration, as far as the place tells it.
+    pub config: Value,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the engine, under a name, as this.
+    Engine {
+        /// The name.
+        name: String,
+        /// The engine's id of it.
+        id: Digest,
+    },
+    /// In the store, built here under this name.
+    Store(Reference, Pin),
+    /// In a registry, at a digest.
+    Registry(Pin),
+}
 
 /// What an image is to a task.
 #[derive(Debug)]
 #[must_use]
 pub enum Prebuilt {
-    /// What the task asks for: it runs as it is. The lock is the image's own, with the container arguments that the task
-    /// has now.
-    Same(Box<Lock>),
+    /// What the task asks for: it runs as it is.
+    Same {
+        /// The image's own lock, with the container arguments that the task has now.
+        lock: Box<Lock>,
+        /// Where it is.
+        ready: Box<Ready>,
+    },
     /// Made from a task that asked for something else.
     Differs {
         /// What differs, for people: `code`, `requirements`.
@@ -69,13 +116,13 @@ impl Explain for PrebuiltError {
 }
 
 impl Prebuilt {
-    /// The lock of an image that runs as it is; what `--prebuilt-only` says of any other.
+    /// An image that runs as it is, with its lock; what `--prebuilt-only` says of any other.
     ///
     /// # Errors
     /// [`PrebuiltError`]
-    pub fn only(self, image: Option<&str>) -> Result<Box<Lock>, PrebuiltError> {
+    pub fn only(self, image: Option<&str>) -> Result<(Box<Lock>, Box<Ready>), PrebuiltError> {
         match self {
-            Self::Same(lock) => Ok(lock),
+            Self::Same { lock, ready } => Ok((lock, ready)),
             Self::Differs { what, .. } => {
                 Err(PrebuiltError::Differs { image: image.unwrap_or_default().to_owned(), what: what.join(", ") })
             }
@@ -86,50 +133,123 @@ impl Prebuilt {
     }
 }
 
-/// Looks at the image that a task names. `force_task_init` is `CLEARML_AGENT_FORCE_TASK_INIT`.
+/// Looks at the image that a task names.
 ///
 /// # Errors
 /// What reading the image gives; an image of others is no error.
-pub async fn check(
-    around: &Around,
-    task: &Task,
-    image: &str,
-    (agent, force_task_init): (&Agent, bool),
-) -> Result<Prebuilt, Failure> {
-    let request: Request = image.parse()?;
-    if matches!(request, Request::Recipe(_)) {
+pub async fn check(around: &Around, question: Question<'_>) -> Result<Prebuilt, Failure> {
+    let choice = &question.counted.choice;
+    if !choice.of_task {
         return Ok(Prebuilt::NotOurs);
     }
-    let platform = Platform::host();
-    let here = if agent.force_pull { None } else { read::ours_here(around, &request, &platform).await? };
-    let found = match here {
-        Some(found) => found,
-        None => {
-            let base = crate::base::find(around, &request, &platform).await?;
-            if !read::is_ours(&base.config) {
-                return Ok(Prebuilt::NotOurs);
-            }
-            match read::of_base(around, base, request.to_string()).await {
-                Ok(found) => found,
-                Err(ReadError::NotOurs { .. }) => return Ok(Prebuilt::NotOurs),
-                Err(error) => return Err(error.into()),
-            }
+    let request: Request = choice.image.parse()?;
+    if is_known_base(&question, &request) {
+        return Ok(Prebuilt::NotOurs);
+    }
+    match find(around, &request, &question).await? {
+        Some((found, place)) => {
+            let lock = found.parsed_lock()?;
+            compare(lock, Ready { config: found.config, place }, &request, &question)
         }
-    };
-    compare(task, found.parsed_lock()?, &request, (agent, force_task_init))
+        None => Ok(Prebuilt::NotOurs),
+    }
 }
 
-/// Compares what a task asks for with what an image was made of.
-fn compare(
-    task: &Task,
-    mut lock: Lock,
+/// Whether the task carries the lock of an earlier run, for which this very image was a base: then nobody is asked.
+fn is_known_base(question: &Question<'_>, request: &Request) -> bool {
+    let (Request::Image(reference), task) = (request, &question.counted.task) else { return false };
+    let carried = Lock::of_task(task).ok().flatten().filter(|_| !question.counted.forced);
+    let asked = |it: &Asked| with_choices(question, request, None, |choices| it.base == Asked::of(task, choices).base);
+    carried.is_some_and(|it| it.base.name == Some(reference.to_string()) && it.asked.as_ref().is_some_and(asked))
+}
+
+/// An image of ours of that name, and where it is: in the engine that is to run it, in the store, in its registry. None
+/// where the name means another one.
+async fn find(around: &Around, request: &Request, question: &Question<'_>) -> Result<Option<(Found, Place)>, Failure> {
+    let native = question.engine == EngineKind::Native;
+    let name = match request {
+        Request::Image(reference) => reference.familiar(),
+        Request::Docker(name) => name.clone(),
+        // What lies in files or is made by a recipe is a base.
+        _ => return Ok(None),
+    };
+    let asked_anew = question.agent.force_pull && matches!(request, Request::Image(_));
+    if !asked_anew {
+        if native && let Some(found) = in_store(around, request).await? {
+            return Ok(Some(found));
+        }
+        match in_engine(around, &name, question.engine).await? {
+            Here::Ours(found) => return Ok(Some(*found)),
+            Here::Other => return Ok(None),
+            Here::Absent => {}
+        }
+        if !native && let Some(found) = in_store(around, request).await? {
+            return Ok(Some(found));
+        }
+    }
+    if !matches!(request, Request::Image(_)) {
+        return Ok(None);
+    }
+    let base = crate::base::find(around, request, &Platform::host()).await?;
+    if !read::is_ours(&base.config) || base.pin.source.is_none() {
+        return Ok(None);
+    }
+    let place = Place::Registry(base.pin.clone());
+    match read::of_base(around, base, request.to_string()).await {
+        Ok(found) => Ok(Some((found, place))),
+        Err(ReadError::NotOurs { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn in_store(around: &Around, request: &Request) -> Result<Option<(Found, Place)>, Failure> {
+    let Request::Image(reference) = request else { return Ok(None) };
+    let Some(pin) = read::built_here(around, request).await? else { return Ok(None) };
+    // What was collected meanwhile may still be in a registry.
+    let Ok(base) = crate::base::reopen(around, &pin).await else { return Ok(None) };
+    let Ok(found) = read::of_base(around, base, request.to_string()).await else { return Ok(None) };
+    Ok(Some((found, Place::Store(reference.clone(), pin))))
+}
+
+/// What an engine has under a name.
+enum Here {
+    Ours(Box<(Found, Place)>),
+    Other,
+    Absent,
+}
+
+async fn in_engine(around: &Around, name: &str, engine: EngineKind) -> Result<Here, Failure> {
+    let Some(docker) = &around.docker else { return Ok(Here::Absent) };
+    // A short name means Docker's own registry to Podman, whose own images are named `localhost/…`.
+    let own = (engine == EngineKind::Podman && !name.contains('/')).then(|| format!("localhost/{name}"));
+    for name in own.into_iter().chain([name.to_owned()]) {
+        let image = match docker.image(&name).await {
+            Ok(Some(image)) => image,
+            Ok(None) => continue,
+            // Without an engine there is still a registry.
+            Err(EngineError::Unreachable { .. }) if engine == EngineKind::Native => return Ok(Here::Absent),
+            Err(error) => return Err(error.into()),
+        };
+        if !read::is_ours(&docker.image_config(&name).await?) {
+            return Ok(Here::Other);
+        }
+        return match read::of_engine(docker, &name, &Platform::host()).await {
+            Ok(Some(found)) => Ok(Here::Ours(Box::new((found, Place::Engine { name, id: image.id })))),
+            Ok(None) | Err(ReadError::NotOurs { .. }) => Ok(Here::Other),
+            Err(error) => Err(error.into()),
+        };
+    }
+    Ok(Here::Absent)
+}
+
+fn with_choices<T>(
+    question: &Question<'_>,
     request: &Request,
-    (agent, force_task_init): (&Agent, bool),
-) -> Result<Prebuilt, Failure> {
-    let carried = Lock::of_task(task).ok().flatten();
-    let of_artifact = crate::lock::code::is_elsewhere(&task.script.diff);
-    let diff = lock.code.as_ref().and_then(|it| it.diff.as_ref()).filter(|_| of_artifact).map(crate::lock::Text::bytes);
-    let choices = Choices {
+    diff: Option<&[u8]>,
+    work: impl FnOnce(&Choices<'_>) -> T,
+) -> T {
+    let agent = question.agent;
+    work(&Choices {
         base: request,
         platform: &Platform::host(),
         packages: &agent.apt_packages,
@@ -139,15 +259,27 @@ fn compare(
         isolated: false,
         repository_first: agent.repository_requirements,
         original: agent.original_requirements,
-        force_task_init,
-        diff: diff.as_deref(),
-    };
-    let (asked, setup) = (Asked::of(task, &choices), SetupPart::of(task));
-    let mut standing = asked.standing(&choices, setup.as_ref(), &lock);
-    // A run of the image wrote back what it pins: that lock knows both ways of asking.
-    if let Some(carried) = carried.filter(|it| it.python == lock.python) {
-        standing.requirements |= asked.standing(&choices, setup.as_ref(), &carried).requirements;
-    }
+        force_task_init: question.force_task_init,
+        diff,
+    })
+}
+
+/// Compares what a task asks for with what an image was made of.
+fn compare(mut lock: Lock, ready: Ready, request: &Request, question: &Question<'_>) -> Result<Prebuilt, Failure> {
+    let task = &question.counted.task;
+    let carried = Lock::of_task(task).ok().flatten();
+    let of_artifact = crate::lock::code::is_elsewhere(&task.script.diff);
+    let diff = lock.code.as_ref().and_then(|it| it.diff.as_ref()).filter(|_| of_artifact).map(crate::lock::Text::bytes);
+    let setup = SetupPart::of(task);
+    let mut standing = with_choices(question, request, diff.as_deref(), |choices| {
+        let asked = Asked::of(task, choices);
+        let mut standing = asked.standing(choices, setup.as_ref(), &lock);
+        // A run of the image wrote back what it pins: that lock knows both ways of asking.
+        if let Some(carried) = carried.filter(|it| it.python == lock.python) {
+            standing.requirements |= asked.standing(choices, setup.as_ref(), &carried).requirements;
+        }
+        standing
+    });
     standing.base = true;
     let mut what = standing.differences();
     // Only this mode runs the task itself: a clone would be another task than the one that was taken.
@@ -155,30 +287,31 @@ fn compare(
         what.push("what it starts");
     }
     if standing.code {
-        let launch = launch(task, &lock, agent)?;
+        let launch = launch(question, &lock)?;
         if (&launch.env, &launch.secrets) != (&lock.launch.env, &lock.launch.secrets) {
             what.push("environment variables");
         }
         lock.launch.container_arguments = launch.container_arguments;
     }
-    let lock = Box::new(lock);
-    Ok(if what.is_empty() { Prebuilt::Same(lock) } else { Prebuilt::Differs { what, lock } })
+    let (lock, ready) = (Box::new(lock), Box::new(ready));
+    Ok(if what.is_empty() { Prebuilt::Same { lock, ready } } else { Prebuilt::Differs { what, lock } })
 }
 
 /// How the task starts now; the code has not changed, so what was a file then is one now.
-fn launch(task: &Task, lock: &Lock, agent: &Agent) -> Result<LaunchPart, Failure> {
+fn launch(question: &Question<'_>, lock: &Lock) -> Result<LaunchPart, Failure> {
+    let (counted, agent) = (question.counted, question.agent);
     // As the build reads it: else its variables would never be those of the image.
     let policy = of_configuration(agent, &Environment::current())?;
     let code: Option<&CodePart> = lock.code.as_ref();
     let is_file = |path: &str| lock.launch.starts(path);
     let choices = LaunchChoices {
         mode: lock.launch.mode,
-        arguments: task.container.arguments.as_deref(),
+        arguments: counted.carried.as_deref(),
         policy: &policy,
         task_environment: agent.task_environment,
         is_file: code.is_some().then_some(&is_file),
     };
-    Ok(crate::lock::launch::lock(task, code, &choices)?.part)
+    Ok(crate::lock::launch::lock(&counted.task, code, &choices)?.part)
 }
 
 #[cfg(test)]
@@ -187,8 +320,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::digest::Digest;
-    use crate::task::clearml;
+    use crate::run::choice::ImageChoice;
+    use crate::task::{Task, clearml};
 
     fn agent() -> Agent {
         Config::from_text("test", "agent { docker_install_opencv_libs: false }", &Environment::default())
@@ -247,8 +380,22 @@ mod tests {
         lock
     }
 
+    fn counted(task: Task) -> Counted {
+        let (image, arguments) = (task.container.image.clone().unwrap(), task.container.arguments.clone());
+        let choice = ImageChoice { image, arguments: arguments.clone(), of_task: true };
+        Counted { task, choice, carried: arguments, forced: false, own: true }
+    }
+
+    fn of(lock: Lock, change: impl FnOnce(&mut Value)) -> Prebuilt {
+        let (counted, agent, request) = (counted(task(change)), agent(), "team/train:1".parse().unwrap());
+        let question =
+            Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Docker };
+        let place = Place::Engine { name: "team/train:1".to_owned(), id: Digest::of("image") };
+        compare(lock, Ready { config: Value::Null, place }, &request, &question).unwrap()
+    }
+
     fn compared(mode: &str, change: impl FnOnce(&mut Value)) -> Prebuilt {
-        compare(&task(change), lock(mode), &"team/train:1".parse().unwrap(), (&agent(), false)).unwrap()
+        of(lock(mode), change)
     }
 
     #[test]
@@ -259,8 +406,40 @@ mod tests {
             it["hyperparams"]["Args"]["x"]["value"] = json!("2");
             it["container"]["arguments"] = json!("--ipc private -e A=1");
         });
-        let Prebuilt::Same(lock) = changed else { panic!("{changed:?}") };
+        let Prebuilt::Same { lock, .. } = changed else { panic!("{changed:?}") };
         assert_eq!(lock.launch.container_arguments.as_deref(), Some("--ipc private"));
+    }
+
+    #[test]
+    fn arguments_of_an_image_are_nothing_to_a_task() {
+        let mut lock = lock("reuse_task");
+        lock.launch.container_arguments = Some("--privileged -v /:/host".to_owned());
+        let found = of(lock, |it| it["container"]["arguments"] = json!("-e A=1"));
+        let Prebuilt::Same { lock, .. } = found else { panic!("{found:?}") };
+        assert_eq!(lock.launch.container_arguments, None);
+    }
+
+    #[test]
+    fn a_base_that_an_earlier_run_stood_on_is_known_as_one() {
+        let (agent, request) = (agent(), "team/train:1".parse().unwrap());
+        let known = |base: &str| {
+            let mut task = task(|_| {});
+            let is_known = |task: &Task, lock: Option<Lock>| {
+                let counted = counted(Task { lock: lock.and_then(|it| it.carried()), ..task.clone() });
+                let question =
+                    Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Native };
+                let asked = with_choices(&question, &request, None, |it| Asked::of(task, it));
+                (is_known_base(&question, &request), asked)
+            };
+            let mut lock = lock("reuse_task");
+            lock.base.name = Some(base.to_owned());
+            lock.asked = Some(is_known(&task, None).1);
+            task.name = "the same again".to_owned();
+            is_known(&task, Some(lock)).0
+        };
+        assert!(known("docker.io/team/train:1"));
+        // Built again on the base of an image of ours: that image may be what is asked for once more.
+        assert!(!known("docker.io/library/python:3.11"));
     }
 
     #[track_caller]

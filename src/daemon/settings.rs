@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::{Agent, Api};
 use crate::gpu;
 use crate::run::EngineKind;
+use crate::run::choice::BaseChoice;
 use crate::secret::Secret;
 
 /// What decides how any task is executed here, whichever verb asked.
@@ -13,9 +14,11 @@ use crate::secret::Secret;
 pub struct ExecutionSettings {
     /// What runs images.
     pub engine: EngineKind,
-    /// `--docker "image args"` or `--podman "image args"`, as it was given: passed on to the build as `--docker`. Empty:
-    /// the flag without a value.
+    /// `--docker "image args"` or `--podman "image args"`, as it was given: passed on to builds, not by their command
+    /// lines. Empty: the flag without a value.
     pub docker: Option<String>,
+    /// Image and container arguments of tasks that name none.
+    pub base: BaseChoice,
     /// Which GPUs.
     pub gpus: gpu::Ask,
     /// Run only tasks that name an image made of them (`--prebuilt-only`).

@@ -1,13 +1,18 @@
 //! A connection to a Docker engine: what images it has, archives in and out.
 
 use bollard::API_DEFAULT_VERSION;
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error as BollardError;
-use bollard::query_parameters::{ImportImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions};
+use bollard::query_parameters::{
+    CreateImageOptions, ImportImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
+};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::{Endpoint, EngineError};
 use crate::digest::Digest;
+use crate::oci::Reference;
+use crate::registry::auth::Login;
 
 /// Seconds an engine may take before it begins to answer: loading a large image says nothing until it is done.
 const PATIENCE: u64 = 3600;
@@ -182,6 +187,30 @@ impl Docker {
         let mut answers = Box::pin(self.client.import_image_stream(options, archive, None));
         while let Some(answer) = answers.next().await {
             answer.map_err(|error| self.refused("load the image", error))?;
+        }
+        Ok(())
+    }
+
+    /// Fetches an image from its registry (`docker pull`).
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] with the engine's own words.
+    pub async fn pull(&self, image: &Reference, login: Option<&Login>) -> Result<(), EngineError> {
+        let name = image.familiar();
+        let options = CreateImageOptions { from_image: Some(name.clone()), ..CreateImageOptions::default() };
+        let mut credentials =
+            DockerCredentials { serveraddress: Some(image.registry.clone()), ..DockerCredentials::default() };
+        match login {
+            Some(Login::Password(it)) => {
+                credentials.username = Some(it.user.clone());
+                credentials.password = Some(it.password.reveal().to_owned());
+            }
+            Some(Login::IdentityToken(it)) => credentials.identitytoken = Some(it.reveal().to_owned()),
+            None => {}
+        }
+        let mut answers = Box::pin(self.client.create_image(Some(options), None, login.map(|_| credentials)));
+        while let Some(answer) = answers.next().await {
+            answer.map_err(|error| self.refused(&format!("pull `{name}`"), error))?;
         }
         Ok(())
     }

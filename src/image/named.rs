@@ -5,10 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Image;
+use super::{Document, Image, ImageLayer};
 use crate::base::{Pin, PinnedLayer};
 use crate::digest::{Digest, Hasher};
-use crate::oci::{Descriptor, Platform, Reference};
+use crate::layer::LayerKind;
+use crate::oci::{Descriptor, Platform, Reference, media};
 use crate::store::{Store, StoreError, Table};
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +38,46 @@ pub fn remember(store: &Store, name: &Reference, image: &Image) -> Result<(), St
     store.remember(Table::Images, &key(name), &record)
 }
 
+/// Remembers an image that was found elsewhere, whole: its pin says where its blobs are.
+///
+/// # Errors
+/// [`StoreError`]
+pub fn remember_pin(store: &Store, name: &Reference, pin: &Pin) -> Result<(), StoreError> {
+    let record = Record {
+        manifest: pin.manifest.unwrap_or(pin.config),
+        config: pin.config,
+        platform: pin.platform.clone(),
+        layers: pin.layers.iter().map(|it| (it.diff_id, it.blob.clone())).collect(),
+        base_source: pin.source.as_ref().map(Reference::to_string),
+    };
+    store.remember(Table::Images, &key(name), &record)
+}
+
+/// An image that was built here, to be delivered once more; none where its documents are gone.
+///
+/// # Errors
+/// [`StoreError`]
+pub fn image(store: &Store, pin: &Pin) -> Result<Option<Image>, StoreError> {
+    let Some(manifest) = pin.manifest.filter(|it| store.has(it).is_some() && store.has(&pin.config).is_some()) else {
+        return Ok(None);
+    };
+    let layer = |it: &PinnedLayer| ImageLayer {
+        // Which of them are ours is of no matter to where they go.
+        kind: LayerKind::Base,
+        title: String::new(),
+        descriptor: it.blob.clone(),
+        diff_id: it.diff_id,
+        uncompressed: None,
+    };
+    Ok(Some(Image {
+        manifest: Document::new(media::MANIFEST, store.read_blob(&manifest)?),
+        config: Document::new(media::CONFIG, store.read_blob(&pin.config)?),
+        platform: pin.platform.clone(),
+        layers: pin.layers.iter().map(layer).collect(),
+        base_source: pin.source.as_ref().map(Reference::to_string),
+    }))
+}
+
 /// The image of that name.
 #[must_use]
 pub fn recall(store: &Store, name: &Reference) -> Option<Pin> {
@@ -60,8 +101,6 @@ fn key(name: &Reference) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::Document;
-    use crate::oci::media;
 
     #[test]
     fn a_name_is_the_latest_image_of_it() {
@@ -80,6 +119,11 @@ mod tests {
             remember(&store, &name, &image).unwrap();
             let pin = recall(&store, &"docker.io/team/train:latest".parse().unwrap()).unwrap();
             assert_eq!(store.read_blob(&pin.config).unwrap(), config.as_bytes());
+            // As good as built once more, also under another name.
+            assert_eq!(super::image(&store, &pin).unwrap(), Some(image));
+            let other: Reference = "agent/task-1".parse().unwrap();
+            remember_pin(&store, &other, &pin).unwrap();
+            assert_eq!(recall(&store, &other).unwrap(), Pin { name: Some("agent/task-1:latest".to_owned()), ..pin });
         }
     }
 }

@@ -132,7 +132,7 @@ pub async fn read(around: &Around, request: &Request, platform: &Platform) -> Re
         _ => None,
     };
     if let (Some(name), Some(docker)) = (name, &around.docker) {
-        match from_engine(docker, &name, platform).await {
+        match of_engine(docker, &name, platform).await {
             Ok(Some(found)) => return Ok(found),
             // Without an engine the registry is still there.
             Ok(None) | Err(ReadError::Engine(EngineError::Unreachable { .. }))
@@ -173,7 +173,7 @@ pub async fn ours_here(around: &Around, request: &Request, platform: &Platform) 
         Err(error) => return Err(error.into()),
     }
     let config = docker.image_config(&name).await?;
-    if is_ours(&config) { from_engine(docker, &name, platform).await } else { Ok(None) }
+    if is_ours(&config) { of_engine(docker, &name, platform).await } else { Ok(None) }
 }
 
 /// Reads an image that was found already.
@@ -207,7 +207,10 @@ pub async fn fetch_whole(around: &Around, request: &Request, platform: &Platform
 }
 
 /// The image in the store that a plain name means, unless the engine has another one under that name.
-async fn built_here(around: &Around, request: &Request) -> Result<Option<Pin>, ReadError> {
+///
+/// # Errors
+/// [`ReadError`]
+pub async fn built_here(around: &Around, request: &Request) -> Result<Option<Pin>, ReadError> {
     let Request::Image(reference) = request else { return Ok(None) };
     let Some(pin) = named::recall(&around.store, reference) else { return Ok(None) };
     let Some(docker) = &around.docker else { return Ok(Some(pin)) };
@@ -296,7 +299,11 @@ fn may_be_ours(config: &Value) -> bool {
     created_by(config).next().is_none() || created_by(config).any(|it| it.starts_with(OURS))
 }
 
-async fn from_engine(docker: &Docker, name: &str, platform: &Platform) -> Result<Option<Found>, ReadError> {
+/// Reads the image that an engine has under a name; none where it has none.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::NotOurs`] for an image without a lock.
+pub async fn of_engine(docker: &Docker, name: &str, platform: &Platform) -> Result<Option<Found>, ReadError> {
     let Some(image) = docker.image(name).await? else { return Ok(None) };
     let config = docker.image_config(name).await?;
     let spec =

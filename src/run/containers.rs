@@ -9,11 +9,17 @@ use fs_err as fs;
 use jiff::Timestamp;
 
 use super::docker::RUN_LABEL;
+use super::lends::{HostMount, LendError};
 use super::spec::{Found, Outcome, RunId, RunSpec};
+use crate::config::Environment;
 use crate::engine::{Bind, ContainerSpec, ContainerState, Docker, EngineError, Libpod};
 use crate::error::{Explain, Kind};
 use crate::launch;
 use crate::secret::Secret;
+
+mod engine;
+
+pub use engine::ContainerEngine;
 
 /// Seconds between TERM and KILL of whoever stops a container without saying: the in-image process needs six to end its
 /// program and report.
@@ -69,6 +75,17 @@ pub enum ContainersError {
         #[source]
         source: std::io::Error,
     },
+    /// The agent is in a container, and its runs' directories are not shared with the engine's machine.
+    #[error(
+        "`{path}`, the run's directory, is not in what CLEARML_AGENT_K8S_HOST_MOUNT shares with the engine's machine"
+    )]
+    NotShared {
+        /// The run's directory.
+        path: std::path::PathBuf,
+    },
+    /// `CLEARML_AGENT_K8S_HOST_MOUNT` says nothing.
+    #[error(transparent)]
+    HostMount(#[from] LendError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -79,7 +96,8 @@ impl Explain for ContainersError {
         match self {
             Self::NoImage { .. } => Kind::NotFound,
             Self::OtherImage { .. } => Kind::Conflict,
-            Self::Elsewhere { .. } => Kind::Config,
+            Self::Elsewhere { .. } | Self::NotShared { .. } => Kind::Config,
+            Self::HostMount(error) => error.kind(),
             Self::Spool { source, .. } => Kind::of_io(source),
             Self::Engine(error) => error.kind(),
         }
@@ -91,6 +109,10 @@ impl Explain for ContainersError {
                 vec!["Build it again: somebody removed or replaced it after its build.".to_owned()]
             }
             Self::Elsewhere { .. } => vec!["Run this program on the engine's machine, over its socket.".to_owned()],
+            Self::NotShared { .. } => {
+                vec!["Let AGENT_STATE_DIR name a directory below the one that is shared.".to_owned()]
+            }
+            Self::HostMount(error) => error.hints(),
             Self::Spool { .. } => Vec::new(),
             Self::Engine(error) => error.hints(),
         }
@@ -316,8 +338,32 @@ pub(super) fn container(spec: &RunSpec, image: String, engine: &Containers) -> R
     for bind in container.binds.iter().filter(|it| Path::new(&it.source).starts_with(&spec.directory)) {
         container.bind_options.entry(bind.target.clone()).or_default().push("z".to_owned());
     }
+    if let Some(host) = HostMount::of(&Environment::current())? {
+        outside(&mut container, &spec.directory, &host)?;
+    }
     container.env.entry("AGENT_SPOOL".to_owned()).or_insert_with(|| Secret::new(launch::SPOOL));
     Ok(container)
+}
+
+/// Names what is lent of the run's own directory as the engine's machine knows it, where that is another one's: the agent
+/// runs in a container itself. Options of binds stay with their targets.
+fn outside(container: &mut ContainerSpec, directory: &Path, host: &HostMount) -> Result<(), ContainersError> {
+    let own = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    for bind in &mut container.binds {
+        let source = Path::new(&bind.source);
+        if source.starts_with(directory) || source.starts_with(&own) {
+            // Either name of it may be the one that is shared.
+            let known = host.outside(source).or_else(|| {
+                let below = source.strip_prefix(&own).or_else(|_| source.strip_prefix(directory)).ok()?;
+                host.outside(&own.join(below)).or_else(|| host.outside(&directory.join(below)))
+            });
+            let Some(known) = known else {
+                return Err(ContainersError::NotShared { path: directory.to_owned() });
+            };
+            bind.source = known.display().to_string();
+        }
+    }
+    Ok(())
 }
 
 /// Makes a run's console spool so that whoever runs inside can write there and whoever attends the run can take over: the
@@ -356,4 +402,26 @@ fn boot_time() -> Option<Timestamp> {
 /// Whether a container started before a moment and ended after it.
 fn is_across(state: &ContainerState, moment: Timestamp) -> bool {
     state.started.is_some_and(|it| it < moment) && state.finished.is_some_and(|it| it >= moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_an_agent_in_a_container_is_lent_what_the_node_knows() {
+        let machine = Environment::of([("CLEARML_AGENT_K8S_HOST_MOUNT", "/on/node:/in/pod")]);
+        let host = HostMount::of(&machine).unwrap().unwrap();
+        let bind = |source: &str| Bind { source: source.to_owned(), target: "/t".to_owned(), read_only: true };
+        let mut container = ContainerSpec {
+            binds: vec![bind("/in/pod/state/runs/1/spool"), bind("/data"), bind("/on/node/cache")],
+            ..ContainerSpec::default()
+        };
+        outside(&mut container, Path::new("/in/pod/state/runs/1"), &host).unwrap();
+        let sources: Vec<&str> = container.binds.iter().map(|it| it.source.as_str()).collect();
+        assert_eq!(sources, ["/on/node/state/runs/1/spool", "/data", "/on/node/cache"]);
+        let mut container = ContainerSpec { binds: vec![bind("/root/state/1/spool")], ..ContainerSpec::default() };
+        let error = outside(&mut container, Path::new("/root/state/1"), &host).unwrap_err();
+        assert!(error.to_string().starts_with("`/root/state/1`, the run's directory, is not in what "), "{error}");
+    }
 }

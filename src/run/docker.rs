@@ -11,9 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod engine;
 
-pub use engine::DockerEngine;
+pub(super) use engine::{begin, image};
 
+use super::lends::HostMount;
 use super::listen::Listening;
+use crate::config::Environment;
 use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk, Output};
 use crate::sandbox::lend;
 use crate::secret::Secret;
@@ -60,7 +62,9 @@ pub(super) fn lend_to(spec: &mut ContainerSpec) {
     for (name, value) in lend::proxies() {
         spec.env.entry(name).or_insert_with(|| Secret::new(value));
     }
-    if let Some(bundle) = lend::trust_store().and_then(|it| it.canonicalize().ok()) {
+    // In a container of its own the agent's files are none of the engine's machine.
+    let shared = HostMount::of(&Environment::current()).is_ok_and(|it| it.is_none());
+    if let Some(bundle) = lend::trust_store().filter(|_| shared).and_then(|it| it.canonicalize().ok()) {
         let source = bundle.display().to_string();
         spec.binds.push(Bind { source, target: lend::TRUST.to_owned(), read_only: true });
         for name in lend::TRUST_VARIABLES {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::spec::{Found, Outcome, RunId, RunImage, RunSpec};
+use crate::engine::Docker;
 use crate::error::Failure;
 
 /// Runs images. Every call names a run by its id alone, so that whoever started it need not be who attends it.
@@ -12,7 +13,13 @@ pub trait Engine: Send + Sync {
     /// Its name, for people and journals: `docker`, `podman`, `native`.
     fn name(&self) -> &'static str;
 
-    /// Makes sure that the image can be started at once: it is there, and unpacked.
+    /// A connection that speaks Docker's API, where it has one: to look at its images.
+    fn docker(&self) -> Option<Docker> {
+        None
+    }
+
+    /// Makes sure that the image can be started at once: it is there, and unpacked. One that is named at a digest is
+    /// fetched from its registry where it is not there.
     fn prepare<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Starts a run. One that goes on under this id already, or has ended, is left as it is: a start that was journalled

@@ -15,6 +15,7 @@ use crate::secret::Secret;
 
 pub mod arguments;
 mod cgroup;
+pub mod choice;
 mod containers;
 pub mod docker;
 pub mod engine;
@@ -23,7 +24,7 @@ mod listen;
 pub mod monitor;
 pub mod names;
 pub mod native;
-pub mod podman;
+mod podman;
 pub mod policy;
 pub mod ports;
 pub mod rules;
@@ -31,7 +32,7 @@ pub mod settings;
 pub mod spec;
 pub mod templates;
 
-pub use containers::ContainersError;
+pub use containers::{ContainerEngine, ContainersError};
 pub use engine::{Engine, EngineKind};
 pub use spec::{Found, Outcome, RunId, RunImage, RunSpec};
 
@@ -61,7 +62,7 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
         EngineKind::Docker => {
             let docker = Docker::connect_default()?;
             docker.ping().await?;
-            Arc::new(docker::DockerEngine::new(docker, ground.lends))
+            Arc::new(ContainerEngine::docker(docker, ground.lends))
         }
         EngineKind::Podman => {
             let podman = match &ground.container_host {
@@ -69,7 +70,7 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
                 None => Libpod::of_ours(Podman::default())?,
             };
             podman.ping().await?;
-            Arc::new(podman::PodmanEngine::new(podman, ground.lends))
+            Arc::new(ContainerEngine::podman(podman, ground.lends))
         }
         EngineKind::Native => Arc::new(native::NativeEngine::open(ground).await?),
     })

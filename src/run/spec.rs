@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::engine::ContainerSpec;
 use crate::gpu::GpuSet;
+use crate::oci::Reference;
 
 /// Names a run before it starts, on every machine: 32 lower-case hexadecimal digits. Journalled first, then carried as a
 /// label, so that a run is found again by whoever was killed after starting it.
@@ -71,15 +72,23 @@ impl FromStr for RunId {
 #[error("`{0}` is no run id: 32 hexadecimal digits")]
 pub struct NotARunId(String);
 
-/// An image that was built and is where its engine takes images from.
+/// An image that was built and is where its engine takes images from, or in a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunImage {
-    /// The name it was built under (`agent build --target`).
+    /// The name it was built under (`agent build --target`); with a digest, what a registry knows it by.
     pub name: String,
     /// Digest of its manifest.
     pub manifest: Digest,
     /// Digest of its configuration: its identity in a classic Docker store.
     pub config: Digest,
+}
+
+impl RunImage {
+    /// Where a registry has it, where its name says so.
+    #[must_use]
+    pub fn in_registry(&self) -> Option<Reference> {
+        self.name.parse().ok().filter(|it: &Reference| it.digest.is_some())
+    }
 }
 
 /// What is run.
@@ -94,6 +103,9 @@ pub struct RunSpec {
     pub container: ContainerSpec,
     /// The GPUs it sees, and no others.
     pub gpus: GpuSet,
+    /// Whether an engine is asked for none of them, and `NVIDIA_VISIBLE_DEVICES` alone says which a run sees: where a
+    /// runtime gives them by that.
+    pub only_told_gpus: bool,
     /// The run's own directory on this machine, mode 0700: console spool, files lent to it, the exit record of a native
     /// run.
     pub directory: PathBuf,

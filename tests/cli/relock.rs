@@ -3,9 +3,11 @@
 use agent::base::Request;
 use agent::clearml::{Client, Login};
 use agent::config::{Config, Environment};
-use agent::daemon::prebuilt::{self, Prebuilt};
+use agent::daemon::prebuilt::{self, Prebuilt, Question};
 use agent::daemon::writeback;
 use agent::lock::Lock;
+use agent::run::EngineKind;
+use agent::run::choice::{Counted, ImageChoice};
 use agent::secret::{Credentials, Secret};
 use serde_json::{Value, json};
 
@@ -230,11 +232,16 @@ fn a_task_that_names_its_image_is_built_again_on_the_images_own_base() {
         let agent = Config::from_text("test", "", &Environment::default()).unwrap().agent().unwrap();
         let around = around(&context, "elsewhere");
         let image = record.container.image.clone().unwrap();
-        block(prebuilt::check(&around, &record, &image, (&agent, false))).unwrap()
+        let arguments = record.container.arguments.clone();
+        let choice = ImageChoice { image, arguments: arguments.clone(), of_task: true };
+        let counted = Counted { task: record, choice, carried: arguments, forced: false, own: true };
+        let question =
+            Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Docker };
+        block(prebuilt::check(&around, question)).unwrap()
     };
-    assert!(matches!(check(&id), Prebuilt::Same(_)));
+    assert!(matches!(check(&id), Prebuilt::Same { .. }));
     let parameters = clone(&server, &id, &json!({"hyperparams": {"Args": {"epochs": {"value": "9"}}}}));
-    assert!(matches!(check(&parameters), Prebuilt::Same(_)));
+    assert!(matches!(check(&parameters), Prebuilt::Same { .. }));
     let edited = clone(&server, &id, &json!({"requirements": {"pip": "six==1.16.0\npackaging==24.0\n"}}));
     let Prebuilt::Differs { what, .. } = check(&edited) else { panic!("the same") };
     assert_eq!(what, ["requirements"]);
@@ -242,7 +249,7 @@ fn a_task_that_names_its_image_is_built_again_on_the_images_own_base() {
     assert!(matches!(check(&plain), Prebuilt::NotOurs));
     // A run writes back what it pins: the image is still what is asked for.
     block(writeback::after_build(&client(&server), &id, &first)).unwrap();
-    assert!(matches!(check(&id), Prebuilt::Same(_)));
+    assert!(matches!(check(&id), Prebuilt::Same { .. }));
 
     // Built again elsewhere: on the base of its lock, and only what was edited is new.
     let other = TestContext::new();

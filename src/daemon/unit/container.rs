@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Halt, Unit, building, server};
+use super::{Halt, Unit, building, prebuilt, server};
 use crate::clearml::events::Level;
 use crate::clearml::tasks;
 use crate::config::value::{Value as Setting, object_to_json};
@@ -46,9 +46,15 @@ impl Unit {
         };
         let (client, task) = (&self.executor.client, &self.record().task);
         let document = self.insist("for the task", || tasks::get(client, task)).await?;
-        let values = self.values(document, &lock).await?;
+        // Not what the lock says: what counts of the configuration is this machine's, now.
+        let arguments = match prebuilt::counted(&self.executor, &document).await {
+            Ok(counted) => counted.choice.arguments.unwrap_or_default(),
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let values = self.values(document, &lock, &arguments).await?;
         let machine = Environment::current();
-        let made = self.chosen(&lock, &values, &machine).and_then(|chosen| self.made(chosen, &lock, &machine));
+        let chosen = self.chosen(&lock, &arguments, &values, &machine);
+        let made = chosen.and_then(|chosen| self.made(chosen, &lock, &machine));
         match made {
             Ok((spec, mappings)) => {
                 if let Some(property) = ports::property(&mappings) {
@@ -62,12 +68,11 @@ impl Unit {
     }
 
     /// What templates in the task's container arguments are filled with; only what they need is asked for.
-    async fn values(&self, task: Value, lock: &Lock) -> Result<Values, Halt> {
+    async fn values(&self, task: Value, lock: &Lock, arguments: &str) -> Result<Values, Halt> {
         let text = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let recorded = text(&task, "/container/arguments").unwrap_or_default();
         let own = self.executor.settings.agent.extra_docker_arguments.join(" ");
-        let asked = lock.launch.container_arguments.iter().chain(lock.launch.env.values()).map(String::as_str);
-        let needs = templates::needs(asked.chain([recorded.as_str(), own.as_str()]));
+        let asked = lock.launch.env.values().map(String::as_str);
+        let needs = templates::needs(asked.chain([arguments, own.as_str()]));
         let (queue_id, project_id) = (self.record().queue.clone(), text(&task, "/project"));
         let queue =
             self.ask(needs.queue && queue_id.is_some(), "queues.get_by_id", json!({ "queue": queue_id })).await?;
@@ -103,20 +108,19 @@ impl Unit {
     }
 
     /// What the task and the configuration ask for.
-    fn chosen(&self, lock: &Lock, values: &Values, machine: &Environment) -> Result<Chosen, Failure> {
+    fn chosen(&self, lock: &Lock, arguments: &str, values: &Values, machine: &Environment) -> Result<Chosen, Failure> {
         let (settings, record) = (&self.executor.settings, self.record());
-        let recorded = values.task.pointer("/container/arguments").and_then(Value::as_str).unwrap_or_default();
         // Ports are looked for from another place by each run.
         let seed = u64::from_str_radix(&record.run.as_str()[..16], 16).unwrap_or_default();
         let ports = Ports { busy: &ports::is_busy, address: ports::own_address(), seed };
         let mut chosen = of_task(&Asked {
             engine: settings.engine,
-            arguments: lock.launch.container_arguments.as_deref().unwrap_or_default(),
+            arguments,
             variables: &lock.launch.env,
-            secrets: &lock.launch.secrets,
-            recorded,
             agent: &settings.agent,
             machine,
+            // A task's arguments, filtered by this machine's policy.
+            trusted: true,
             values,
             gpus: Gpus::Assigned,
             ports: Some(ports),
@@ -145,7 +149,8 @@ impl Unit {
         self.lend_home(&mut container, &user, machine)?;
         let hidden = self.variables(&mut container, lock, machine);
         self.lend(&mut container, &hidden, &user).during(|| "cannot lend files to the run".to_owned())?;
-        let spec = RunSpec { id: record.run.clone(), image, container, gpus: record.gpus.clone(), directory };
+        let (id, gpus, only_told_gpus) = (record.run.clone(), record.gpus.clone(), chosen.no_gpu_switch);
+        let spec = RunSpec { id, image, container, gpus, only_told_gpus, directory };
         Ok((spec, chosen.ports))
     }
 

@@ -36,9 +36,12 @@ impl Unit {
             return Ok(Step::Go(Phase::Build));
         };
         self.say(format!("preparing image in {}", engine.name()));
-        let prepared = self.attempt(|| engine.prepare(&image)).await;
+        let limits = &self.executor.settings.limits;
+        // It may have to be fetched whole.
+        let limit = if image.in_registry().is_some() { limits.build.max(limits.start) } else { limits.start };
+        let prepared = self.attempt(limit, || engine.prepare(&image)).await;
         let what = format!("{} cannot prepare the image", engine.name());
-        self.engine_did(prepared, &what, "prepared", Phase::Start)
+        self.engine_did(prepared, limit, (&what, "prepared"), Phase::Start)
     }
 
     /// Has the engine start the run.
@@ -47,10 +50,11 @@ impl Unit {
             return Ok(Step::Go(Phase::Run));
         }
         let engine = std::sync::Arc::clone(&self.executor.engine);
+        let limit = self.executor.settings.limits.start;
         if self.resumed {
             // One that has started needs its spool now, and nothing that the server would have to be asked for first.
             let run = self.record().run.clone();
-            let found = self.attempt(|| engine.find(&run)).await;
+            let found = self.attempt(limit, || engine.find(&run)).await;
             match found {
                 Came::Done(Found::Running | Found::Ended(_)) => return Ok(Step::Go(Phase::Run)),
                 Came::Interrupted(interruption) => {
@@ -76,19 +80,23 @@ impl Unit {
             lines.close().await;
         }
         self.entry.update(|it| it.may_run = true)?;
-        let started = self.attempt(|| engine.start(&spec)).await;
+        let started = self.attempt(limit, || engine.start(&spec)).await;
         if let Some(watch) = &self.watch
             && matches!(started, Came::Done(()))
         {
             watch.run_begins();
         }
         let what = format!("{} cannot start the run", engine.name());
-        self.engine_did(started, &what, "started", Phase::Run)
+        self.engine_did(started, limit, (&what, "started"), Phase::Run)
     }
 
     /// Tries until it works, until it cannot work, or until it is too late.
-    async fn attempt<'a, T>(&self, mut work: impl FnMut() -> BoxFuture<'a, Result<T, Failure>>) -> Came<T> {
-        let late = Instant::now() + self.executor.settings.limits.start;
+    async fn attempt<'a, T>(
+        &self,
+        limit: Duration,
+        mut work: impl FnMut() -> BoxFuture<'a, Result<T, Failure>>,
+    ) -> Came<T> {
+        let late = Instant::now() + limit;
         let mut pause = self.pace.pause;
         let name = self.executor.engine.name();
         loop {
@@ -113,12 +121,18 @@ impl Unit {
         }
     }
 
-    fn engine_did(&mut self, came: Came<()>, what: &str, done: &str, next: Phase) -> Result<Step, Halt> {
+    fn engine_did(
+        &mut self,
+        came: Came<()>,
+        limit: Duration,
+        (what, done): (&str, &str),
+        next: Phase,
+    ) -> Result<Step, Halt> {
         match came {
             Came::Done(()) => Ok(Step::Go(next)),
             Came::Failed(failure) => self.failed(what, &failure),
             Came::Late => {
-                let limit = self.executor.settings.limits.start.as_secs();
+                let limit = limit.as_secs();
                 let reason = format!("{what}: it was not {done} within {limit} s");
                 self.ended(Ending::Failed { reason, passing: true, code: Kind::System.exit_code() })
             }

@@ -38,7 +38,7 @@ impl<'a> Place<'a> {
     fn task(&self, name: &str, queue: &str, sleep: f64, code: u8) -> String {
         let script = SCRIPT.replace("SLEEP", &sleep.to_string()).replace("CODE", &code.to_string());
         let task = json!({
-            "name": format!("task {name}"), "type": "testing", "container": { "image": format!("oci:{}", base().display()) },
+            "name": format!("task {name}"), "type": "testing",
             "script": { "entry_point": "job.py", "binary": "python3", "diff": script, "requirements": { "pip": "" } },
         });
         let task = self.server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned();
@@ -52,6 +52,7 @@ impl<'a> Place<'a> {
         let agent = agent.env("AGENT_STATE_DIR", self.state()).env("CLEARML_WORKER_NAME", "box");
         agent
             .env("CLEARML_AGENT_QUEUE_POLL_FREQ_SEC", "0.3")
+            .env("CLEARML_DOCKER_IMAGE", format!("oci:{}", base().display()))
             .env("CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS", "false")
     }
 

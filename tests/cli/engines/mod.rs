@@ -16,9 +16,7 @@ use agent::engine::{ContainerSpec, Docker, Endpoint, Libpod};
 use agent::gpu::GpuSet;
 use agent::image::Image;
 use agent::oci::Platform;
-use agent::run::docker::DockerEngine;
-use agent::run::podman::PodmanEngine;
-use agent::run::{Engine, EngineKind, Found, Ground, Outcome, RunId, RunImage, RunSpec, engine_of};
+use agent::run::{ContainerEngine, Engine, EngineKind, Found, Ground, Outcome, RunId, RunImage, RunSpec, engine_of};
 
 use crate::support::images::{around, block, layer, on_base, unique};
 use crate::support::{TestContext, docker_host, podman_socket, wait_until};
@@ -56,11 +54,11 @@ pub(super) async fn engine(kind: EngineKind, ground: &Ground) -> Arc<dyn Engine>
     match kind {
         EngineKind::Docker => {
             let docker = Docker::connect(&Endpoint::plain(docker_host())).unwrap();
-            Arc::new(DockerEngine::new(docker, ground.lends))
+            Arc::new(ContainerEngine::docker(docker, ground.lends))
         }
         EngineKind::Podman => {
             let podman = Libpod::connect(ground.container_host.as_deref().unwrap()).unwrap();
-            Arc::new(PodmanEngine::new(podman, ground.lends))
+            Arc::new(ContainerEngine::podman(podman, ground.lends))
         }
         EngineKind::Native => engine_of(EngineKind::Native, ground).await.unwrap(),
     }
@@ -80,6 +78,7 @@ pub(super) fn script(runs: &Path, image: &RunImage, text: &str) -> RunSpec {
             ..ContainerSpec::default()
         },
         gpus: GpuSet::default(),
+        only_told_gpus: false,
         directory,
     }
 }

@@ -2,7 +2,7 @@
 
 use agent::engine::{Libpod, Podman};
 use agent::image::deliver::podman;
-use agent::run::podman::PodmanEngine;
+use agent::run::ContainerEngine;
 use agent::run::{Engine as _, EngineKind, Outcome};
 
 use super::{engine, exited, ground, lives, obeys, outlives_its_starter, run_image, runs_out, script, shell, stops};
@@ -27,7 +27,7 @@ fn a_run_is_started_found_stopped_and_removed() {
         let image = run_image(&name, &image);
         let ground = ground(&runs, &store);
         let one = engine(EngineKind::Podman, &ground).await;
-        let ours = PodmanEngine::new(Libpod::of_ours(program()).unwrap(), false);
+        let ours = ContainerEngine::podman(Libpod::of_ours(program()).unwrap(), false);
         lives(&*one, &runs, &image).await;
         // Started by one service, attended by another.
         stops(&ours, &*one, &runs, &image).await;
@@ -39,7 +39,7 @@ fn a_run_is_started_found_stopped_and_removed() {
         ours.start(&spec).await.unwrap();
         drop(ours);
         assert_eq!(super::written(&spec, "up"), "up\n");
-        let ours = PodmanEngine::new(Libpod::of_ours(program()).unwrap(), false);
+        let ours = ContainerEngine::podman(Libpod::of_ours(program()).unwrap(), false);
         ours.stop(&spec.id, std::time::Duration::from_secs(60)).await.unwrap();
         assert_eq!(ours.wait(&spec.id).await.unwrap(), exited(5));
         ours.remove(&spec.id).await.unwrap();

@@ -7,8 +7,8 @@ mod docker {
 
     use agent::engine::{Docker, Endpoint};
     use agent::image::deliver;
+    use agent::run::ContainerEngine;
     use agent::run::Engine as _;
-    use agent::run::docker::DockerEngine;
 
     use super::super::{exited, run_image, script, shell, written};
     use crate::support::images::block;
@@ -86,7 +86,7 @@ mod docker {
             deliver::docker(&around, &image, &daemon.docker(), &name.parse().unwrap()).await.unwrap();
             (name, run_image(name, &image))
         });
-        let engine = std::sync::Arc::new(DockerEngine::new(daemon.docker(), false));
+        let engine = std::sync::Arc::new(ContainerEngine::docker(daemon.docker(), false));
         let text = "echo up > $AGENT_SPOOL/up; while [ ! -e $AGENT_SPOOL/go ]; do sleep 0.05; done; exit 9";
         let spec = script(&runs, &image, text);
         runtime.block_on(engine.start(&spec)).unwrap();

@@ -4,6 +4,7 @@ mod build;
 mod ends;
 mod outage;
 mod parameters;
+mod prebuilt;
 mod survives;
 mod task;
 

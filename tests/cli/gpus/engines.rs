@@ -6,9 +6,7 @@
 use agent::engine::{Bind, Docker, Endpoint, Libpod};
 use agent::gpu::{GpuDevice, GpuSet};
 use agent::image::Image;
-use agent::run::docker::DockerEngine;
-use agent::run::podman::PodmanEngine;
-use agent::run::{Engine as _, RunImage};
+use agent::run::{ContainerEngine, Engine as _, RunImage};
 use rustix::process::Signal;
 
 use crate::engines::{exited, run_image, script, shell, written};
@@ -120,7 +118,7 @@ fn podman_gives_what_its_specifications_say() {
     wait_until("podman's service answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     block(async {
         let podman = Libpod::connect(&format!("unix://{}", socket.display())).unwrap();
-        let engine = PodmanEngine::new(podman, false);
+        let engine = ContainerEngine::podman(podman, false);
         let image = run_image("localhost/agent-gpus:latest", &image);
         let (first, third) = (device(0, 'a'), device(2, 'c'));
         let said = report(&engine, &context, &image, std::slice::from_ref(&first)).await;
@@ -180,7 +178,7 @@ fn docker_asks_nvidias_hook_for_the_chosen_devices_alone() {
     block(async {
         let docker = Docker::connect(&Endpoint::plain(host)).unwrap();
         agent::image::deliver::docker(&around, &image, &docker, &"agent-gpus:1".parse().unwrap()).await.unwrap();
-        let engine = DockerEngine::new(docker, false);
+        let engine = ContainerEngine::docker(docker, false);
         let image = run_image("agent-gpus:1", &image);
         let said = report(&engine, &context, &image, &[]).await;
         assert_eq!(said, "nodes:\nNVIDIA_VISIBLE_DEVICES=void\nno driver library\n");

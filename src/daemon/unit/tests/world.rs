@@ -16,6 +16,7 @@ use crate::digest::Digest;
 use crate::error::Explain;
 use crate::http::Retry;
 use crate::report::silent;
+use crate::run::choice::{BaseChoice, ImageChoice};
 use crate::run::{EngineKind, Found, Outcome, RunImage, RunSpec};
 use crate::server::{Running, ServerSettings, serve};
 
@@ -73,7 +74,10 @@ impl World {
         let address = Server { api: server.api_url.parse().unwrap(), web: None, files: None, login, verify: true };
         let client = Client::new(address, "host", Retry::NONE).unwrap();
         let settings = settings(dir.path(), api);
-        let task = json!({ "name": "a task", "type": "training", "script": { "entry_point": "train.py" } });
+        let task = json!({
+            "name": "a task", "type": "training", "script": { "entry_point": "train.py" },
+            "container": { "arguments": "-e API_TOKEN=hush -e PLAIN=seen" },
+        });
         let task = client.call("tasks.create", &task).await.unwrap()["id"].as_str().unwrap().to_owned();
         let world = Self { dir, server: Some(server), client, engine: Arc::default(), settings, task, queue: None };
         world.builds(BUILDS);
@@ -244,6 +248,7 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
     ExecutionSettings {
         engine: EngineKind::Native,
         docker: None,
+        base: base(),
         gpus: crate::gpu::Ask::None,
         prebuilt_only: false,
         retries: 0,
@@ -259,6 +264,11 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
         api,
         agent: crate::config::Config::default().agent().unwrap(),
     }
+}
+
+fn base() -> BaseChoice {
+    let fallback = ImageChoice { image: "default:1".to_owned(), arguments: None, of_task: false };
+    BaseChoice { fallback, force: false, given: false, meant: false }
 }
 
 /// A lock of a task that asks for a variable, for a secret and for room.
@@ -290,7 +300,6 @@ entry_point = ["train.py"]
 working_dir = ""
 secrets = ["HOME", "NOT_SET_ANYWHERE_TOKEN"]
 secret_parameters = []
-container_arguments = "-e API_TOKEN=hush -e PLAIN=seen"
 [launch.env]
 [launch.record]
 sha256 = "{}"

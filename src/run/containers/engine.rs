@@ -1,0 +1,115 @@
+//! [`Engine`] in whatever keeps containers. What starts them differs; everything after that is the same.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::{Containers, ContainersError};
+use crate::engine::{Docker, Libpod};
+use crate::error::Failure;
+use crate::oci::Reference;
+use crate::registry::auth::{Login, Sources};
+use crate::run::spec::{Found, Outcome, RunId, RunImage, RunSpec};
+use crate::run::{Engine, docker, podman};
+
+/// Runs as containers of an engine.
+#[derive(Debug)]
+pub struct ContainerEngine {
+    containers: Containers,
+    /// Whether the host's proxies and certificates are lent.
+    lends: bool,
+}
+
+impl ContainerEngine {
+    /// Runs in Docker; `lends` the host's proxies and certificates to them.
+    #[must_use]
+    pub fn docker(docker: Docker, lends: bool) -> Self {
+        Self { containers: Containers::Docker(docker), lends }
+    }
+
+    /// The same in Podman.
+    #[must_use]
+    pub fn podman(podman: Libpod, lends: bool) -> Self {
+        Self { containers: Containers::Podman(podman), lends }
+    }
+
+    async fn has(&self, image: &RunImage) -> Result<(), ContainersError> {
+        match &self.containers {
+            Containers::Docker(it) => docker::image(it, image).await.map(drop),
+            Containers::Podman(it) => podman::has(it, image).await,
+        }
+    }
+
+    /// Has the image, from its registry where it is named there and is not here.
+    async fn make_ready(&self, image: &RunImage) -> Result<(), Failure> {
+        let absent = match self.has(image).await {
+            Err(ContainersError::NoImage { .. }) => image.in_registry(),
+            other => return Ok(other?),
+        };
+        if let Some(reference) = absent {
+            let login = login(reference.clone()).await?;
+            match &self.containers {
+                Containers::Docker(it) => it.pull(&reference, login.as_ref()).await?,
+                Containers::Podman(it) => it.pull(&reference, login.as_ref()).await?,
+            }
+        }
+        Ok(self.has(image).await?)
+    }
+
+    async fn begin(&self, spec: &RunSpec) -> Result<(), ContainersError> {
+        match &self.containers {
+            Containers::Docker(it) => docker::begin(it, &self.containers, spec, self.lends).await,
+            Containers::Podman(it) => podman::begin(it, &self.containers, spec, self.lends).await,
+        }
+    }
+}
+
+/// The credentials of this user for a registry. Helper programs take their time.
+async fn login(reference: Reference) -> Result<Option<Login>, Failure> {
+    let work = move || Sources::of_process().login(&reference.registry, &reference.repository);
+    Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)??)
+}
+
+impl Engine for ContainerEngine {
+    fn name(&self) -> &'static str {
+        match &self.containers {
+            Containers::Docker(_) => "docker",
+            Containers::Podman(_) => "podman",
+        }
+    }
+
+    fn docker(&self) -> Option<Docker> {
+        match &self.containers {
+            Containers::Docker(it) => Some(it.clone()),
+            Containers::Podman(it) => it.docker().ok(),
+        }
+    }
+
+    fn prepare<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.make_ready(image))
+    }
+
+    fn start<'a>(&'a self, spec: &'a RunSpec) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(self.begin(spec).await?) })
+    }
+
+    fn find<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Found, Failure>> {
+        Box::pin(async { Ok(self.containers.find(run).await?) })
+    }
+
+    fn wait<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        Box::pin(async { Ok(self.containers.wait(run).await?) })
+    }
+
+    fn stop<'a>(&'a self, run: &'a RunId, grace: Duration) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { Ok(self.containers.stop(run, grace).await?) })
+    }
+
+    fn remove<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(self.containers.remove(run).await?) })
+    }
+
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>> {
+        Box::pin(async { Ok(self.containers.runs().await?) })
+    }
+}

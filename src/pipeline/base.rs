@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Workshop;
+use super::{Workshop, moving};
 use crate::base::{self, Base, BaseError, Request};
 use crate::error::{During, Failure};
 use crate::lock::{BaseLayer, BasePart};
@@ -14,7 +14,13 @@ use crate::system::recipe;
 pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> Result<(BasePart, Base), Failure> {
     let step = || format!("cannot use base image `{request}`");
     let Request::Recipe(name) = request else {
-        return shop.wait(crate::lock::base::lock(&shop.around, request, platform)).during(step);
+        if let Some(part) = moving::known_base(shop, request, platform) {
+            let base = open(shop, &part)?;
+            return Ok((part, base));
+        }
+        let found = shop.wait(crate::lock::base::lock(&shop.around, request, platform)).during(step)?;
+        moving::keep_base(shop, request, platform, &found.0)?;
+        return Ok(found);
     };
     let resolved = recipe::resolve(&shop.around.store, name, shop.max_age, &*shop.around.reporter).during(step)?;
     made(shop, &resolved, platform).during(step)

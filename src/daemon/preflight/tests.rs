@@ -168,3 +168,17 @@ fn this_machine_knows_its_room_and_what_it_has() {
     assert!(here.free.is_some_and(|it| it > 0));
     assert_eq!(here.architecture, Platform::host().architecture);
 }
+
+#[test]
+fn the_recipe_with_cuda_asks_for_a_driver_that_knows_its_cuda() {
+    let recipe: toml::Table = crate::system::recipe::text("debian-cuda").unwrap().parse().unwrap();
+    let variables = recipe["environment"].as_table().unwrap();
+    let env: Vec<String> =
+        variables.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+    let config = config(&env.iter().map(String::as_str).collect::<Vec<_>>());
+    let lock = lock(vec![distribution("nvidia-cuda-runtime-cu12", "12.6.77", 1)]);
+    assert_eq!(outcome(&config, &lock, &machine("560.35.05", "12.6", "tesla")), Ok(String::new()));
+    assert_eq!(outcome(&config, &lock, &machine("580.65.06", "13.0", "geforce")), Ok(String::new()));
+    let error = outcome(&config, &lock, &machine("535.183.01", "12.2", "tesla")).unwrap_err();
+    assert!(error.contains("cuda>=12.6") && error.contains("CUDA up to 12.2"), "{error}");
+}

@@ -66,6 +66,7 @@ fn make(store: &Store, files: &[(&str, Vec<u8>)]) -> Failure {
         text: "description = ''\npackages = []\non = {}\nexclude = ['/usr/share/doc/*']\n".to_owned(),
         suite: "debian x main".to_owned(),
         packages: files.iter().map(package).collect(),
+        wheels: Vec::new(),
     };
     build(store, &resolved, &Silent).unwrap_err().into()
 }

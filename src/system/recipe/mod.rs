@@ -26,6 +26,9 @@ mod host;
 #[cfg(test)]
 mod hostile;
 mod text;
+mod wheels;
+
+pub use wheels::Wheel;
 
 use host::HostApt;
 use text::Recipe;
@@ -34,7 +37,10 @@ use text::Recipe;
 const VERSION: &str = "1";
 
 /// The recipes this program carries.
-const RECIPES: [(&str, &str); 1] = [("debian-python", include_str!("../../../images/debian-python.toml"))];
+const RECIPES: [(&str, &str); 2] = [
+    ("debian-cuda", include_str!("../../../images/debian-cuda.toml")),
+    ("debian-python", include_str!("../../../images/debian-python.toml")),
+];
 
 /// A recipe with everything in it pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +53,9 @@ pub struct Resolved {
     pub suite: String,
     /// Every package, by name order.
     pub packages: Vec<Package>,
+    /// Every wheel, by name order.
+    #[serde(default)]
+    pub wheels: Vec<Wheel>,
 }
 
 /// A base made by a recipe; all of it is in the store.
@@ -56,8 +65,18 @@ pub struct RecipeBase {
     pub manifest: Descriptor,
     /// Its configuration.
     pub config: Descriptor,
-    /// Its only layer.
+    /// The layer of its packages.
     pub layer: Layer,
+    /// What stands on it, lowest first.
+    #[serde(default)]
+    pub above: Vec<Layer>,
+}
+
+impl RecipeBase {
+    /// All its layers, lowest first.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.layer).chain(&self.above)
+    }
 }
 
 /// The names of all recipes.
@@ -66,16 +85,50 @@ pub fn names() -> Vec<&'static str> {
     RECIPES.iter().map(|it| it.0).collect()
 }
 
-/// Pins what a recipe consists of, asking the archive anew when the last answer is older than `max_age`.
+/// The text of a recipe of that name.
 ///
 /// # Errors
-/// [`SystemError::NoRecipe`], [`SystemError::Host`] off Debian and Ubuntu
-pub fn resolve(store: &Store, name: &str, max_age: Duration, reporter: &dyn Reporter) -> Result<Resolved, SystemError> {
+/// [`SystemError::NoRecipe`]
+pub fn text(name: &str) -> Result<&'static str, SystemError> {
     let text = RECIPES.iter().find(|it| it.0 == name).map(|it| it.1);
-    let text = text.ok_or_else(|| SystemError::NoRecipe { name: name.to_owned() })?;
+    text.ok_or_else(|| SystemError::NoRecipe { name: name.to_owned() })
+}
+
+/// The packages of a recipe that has no wheels.
+///
+/// # Errors
+/// As [`text`] and [`resolve_text`].
+pub fn resolve(store: &Store, name: &str, max_age: Duration, reporter: &dyn Reporter) -> Result<Resolved, SystemError> {
+    resolve_text(store, (name, text(name)?), max_age, reporter)
+}
+
+/// What a recipe asks of package indexes: requirements (PEP 508).
+///
+/// # Errors
+/// [`SystemError::Recipe`]
+pub fn requirements(resolved: &Resolved) -> Result<Vec<String>, SystemError> {
+    let recipe = Recipe::parse(&resolved.name, &resolved.text)?;
+    Ok(recipe.wheels.into_iter().flat_map(|it| it.requirements).collect())
+}
+
+/// Pins the packages of a recipe, given by name and text, asking the archive anew when the last answer is older than
+/// `max_age`. Its wheels are somebody else's business.
+///
+/// # Errors
+/// [`SystemError::Host`] off Debian and Ubuntu, [`SystemError::Architecture`]
+pub fn resolve_text(
+    store: &Store,
+    (name, text): (&str, &str),
+    max_age: Duration,
+    reporter: &dyn Reporter,
+) -> Result<Resolved, SystemError> {
     let recipe = Recipe::parse(name, text)?;
     let release = Release::host();
     let host = || SystemError::Host { name: name.to_owned(), host: format!("`{} {}`", release.id, release.codename) };
+    let present = Platform::host().architecture;
+    if let Some(wanted) = recipe.architecture.as_ref().filter(|it| **it != present) {
+        return Err(SystemError::Architecture { name: name.to_owned(), wanted: wanted.clone(), present });
+    }
     let distribution = recipe.on.get(&release.id).ok_or_else(host)?;
     let sources = own_sources(&release, &distribution.components)?;
     let mut key = Hasher::new();
@@ -104,7 +157,7 @@ pub fn resolve(store: &Store, name: &str, max_age: Duration, reporter: &dyn Repo
     let packages = solve::solve(&names, &|argv| host_apt.run(argv))?;
     reporter.finished("recipe", format!("{} packages", packages.len()));
     let suite = format!("{} {} {}", release.id, release.codename, distribution.components.join(" "));
-    let resolved = Resolved { name: name.to_owned(), text: text.to_owned(), suite, packages };
+    let resolved = Resolved { name: name.to_owned(), text: text.to_owned(), suite, packages, wheels: Vec::new() };
     store.remember(Table::Resolutions, &key, &(now, &resolved))?;
     Ok(resolved)
 }
@@ -135,10 +188,20 @@ pub fn build(store: &Store, resolved: &Resolved, reporter: &dyn Reporter) -> Res
     // The way is tried before anything is fetched.
     let sandbox = Sandbox::open(store, &[], reporter)?;
     let sources = host_sources_for(&resolved.suite);
-    fetch::fetch(store, &resolved.packages, &sources, reporter)?;
     reporter.started("recipe", format!("making the base {}", resolved.name));
-    let layer = bootstrap(store, &sandbox, &recipe, resolved, reporter)?;
-    let base = publish(store, &recipe, &resolved.name, layer)?;
+    let packages = packages_key(&recipe, resolved);
+    let layer =
+        match store.record::<Layer>(Table::Layers, &packages).filter(|it| store.has(&it.descriptor.digest).is_some()) {
+            Some(layer) => layer,
+            None => {
+                fetch::fetch(store, &resolved.packages, &sources, reporter)?;
+                let layer = bootstrap(store, &sandbox, &recipe, resolved, reporter)?;
+                store.remember(Table::Layers, &packages, &layer)?;
+                layer
+            }
+        };
+    let above = wheels::layers(store, &recipe, resolved, &layer, reporter)?;
+    let base = publish(store, &recipe, &resolved.name, layer, above)?;
     store.remember(Table::Layers, &key, &base)?;
     reporter.finished("recipe", "made");
     Ok(base)
@@ -157,12 +220,32 @@ fn key(resolved: &Resolved) -> Digest {
     for package in &resolved.packages {
         key.field(&package.name).field(package.sha256.bytes());
     }
+    for wheel in &resolved.wheels {
+        key.field("wheel").field(&wheel.name).field(wheel.sha256.bytes());
+    }
+    key.finish()
+}
+
+/// The same for the layer of the packages, which recipes may share.
+fn packages_key(recipe: &Recipe, resolved: &Resolved) -> Digest {
+    let mut key = Hasher::new();
+    key.field("recipe packages").field(VERSION);
+    for patterns in [&recipe.exclude, &recipe.include] {
+        key.field((patterns.len() as u64).to_le_bytes());
+        for pattern in patterns {
+            key.field(pattern);
+        }
+    }
+    for package in &resolved.packages {
+        key.field(&package.name).field(package.sha256.bytes());
+    }
     key.finish()
 }
 
 fn find(store: &Store, key: &Digest) -> Option<RecipeBase> {
     let base: RecipeBase = store.record(Table::Layers, key)?;
-    let whole = [&base.manifest, &base.config, &base.layer.descriptor].iter().all(|it| store.has(&it.digest).is_some());
+    let has = |it: &Descriptor| store.has(&it.digest).is_some();
+    let whole = has(&base.manifest) && has(&base.config) && base.layers().all(|it| has(&it.descriptor));
     whole.then_some(base)
 }
 
@@ -199,28 +282,39 @@ fn bootstrap(
     Ok(sandbox.layer(Temporary::LeftOut)?)
 }
 
-fn publish(store: &Store, recipe: &Recipe, name: &str, layer: Layer) -> Result<RecipeBase, SystemError> {
+fn publish(
+    store: &Store,
+    recipe: &Recipe,
+    name: &str,
+    layer: Layer,
+    above: Vec<Layer>,
+) -> Result<RecipeBase, SystemError> {
     const CREATED: &str = "1980-01-02T00:00:00Z";
     let platform = Platform::host();
     let env: Vec<String> = recipe.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let config = json::canonical(&serde_json::json!({
+    let layers = || std::iter::once(&layer).chain(&above);
+    let step = serde_json::json!({ "created": CREATED, "created_by": format!("recipe {name}") });
+    let mut config = serde_json::json!({
         "architecture": platform.architecture,
         "os": platform.os,
         "created": CREATED,
         "config": { "Env": env, "Cmd": recipe.command },
-        "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
-        "history": [{ "created": CREATED, "created_by": format!("recipe {name}") }],
-    }));
+        "rootfs": { "type": "layers", "diff_ids": layers().map(|it| it.diff_id).collect::<Vec<_>>() },
+        "history": layers().map(|_| step.clone()).collect::<Vec<_>>(),
+    });
+    if !recipe.labels.is_empty() {
+        config["config"]["Labels"] = serde_json::json!(recipe.labels);
+    }
     let describe = |media_type: &str, (digest, size)| Descriptor { media_type: media_type.to_owned(), digest, size };
-    let config = describe(media::CONFIG, store.put_bytes(&config)?);
+    let config = describe(media::CONFIG, store.put_bytes(&json::canonical(&config))?);
     let manifest = json::canonical(&serde_json::json!({
         "schemaVersion": 2,
         "mediaType": media::MANIFEST,
         "config": config,
-        "layers": [layer.descriptor],
+        "layers": layers().map(|it| &it.descriptor).collect::<Vec<_>>(),
     }));
     let manifest = describe(media::MANIFEST, store.put_bytes(&manifest)?);
-    Ok(RecipeBase { manifest, config, layer })
+    Ok(RecipeBase { manifest, config, layer, above })
 }
 
 fn now() -> u64 {

@@ -26,6 +26,21 @@ pub(super) struct Recipe {
     /// The image's variables.
     #[serde(default)]
     pub(super) environment: BTreeMap<String, String>,
+    /// The image's labels.
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    /// The only architecture it is for (`amd64`), if there is only one.
+    #[serde(default)]
+    pub(super) architecture: Option<String>,
+    /// Shared libraries that come from wheels.
+    #[serde(default)]
+    pub(super) wheels: Vec<Wheels>,
+    /// Files with their text, by absolute path.
+    #[serde(default)]
+    pub(super) files: BTreeMap<String, String>,
+    /// Symbolic links with what they say, by absolute path.
+    #[serde(default)]
+    pub(super) links: BTreeMap<String, String>,
     /// What differs by distribution.
     pub(super) on: BTreeMap<String, Distribution>,
 }
@@ -40,6 +55,16 @@ pub(super) struct Distribution {
     pub(super) packages: Vec<String>,
 }
 
+/// Wheels of which the shared libraries are wanted (what lies in a directory `lib`), and their licences.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wheels {
+    /// The directory of the libraries, absolute.
+    pub(super) into: String,
+    /// Requirements (PEP 508). What they need in turn is not added.
+    pub(super) requirements: Vec<String>,
+}
+
 impl Recipe {
     /// Reads a recipe. A lock brings its text from anywhere, and lines of it go into dpkg's configuration: what is more
     /// than it should be is refused.
@@ -51,6 +76,13 @@ impl Recipe {
             if !pattern.starts_with('/') || pattern.contains(strange) {
                 let reason = format!("`{}` is no absolute path with `*` and `?`", pattern.escape_debug());
                 return Err(refused(reason));
+            }
+        }
+        let paths = recipe.wheels.iter().map(|it| &it.into).chain(recipe.files.keys()).chain(recipe.links.keys());
+        for path in paths {
+            let plain = |it: &str| !matches!(it, "" | "." | "..") && !it.contains(char::is_control);
+            if !path.strip_prefix('/').is_some_and(|it| it.split('/').all(plain)) {
+                return Err(refused(format!("`{}` is no absolute path", path.escape_debug())));
             }
         }
         for (name, value) in &recipe.environment {
@@ -76,6 +108,9 @@ mod tests {
             "exclude = ['/usr/[a]*']",
             "environment = { \"A=B\" = '' }",
             "environment = { A = \"b\\n\" }",
+            "files = { 'etc/x' = '' }",
+            "links = { '/usr/../etc/x' = '' }",
+            "wheels = [{ into = '/', requirements = [] }]",
         ] {
             let error = parse(more).unwrap_err();
             assert!(matches!(error, SystemError::Recipe { .. }), "{more}: {error}");

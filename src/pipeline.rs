@@ -32,6 +32,7 @@ mod early;
 mod ground;
 mod layers;
 mod look;
+mod moving;
 mod packages;
 mod projects;
 mod relock;
@@ -54,6 +55,8 @@ pub struct Workshop {
     pub indexes: Indexes,
     /// How long an answer that may change is believed; zero asks anew.
     pub max_age: Duration,
+    /// Whether what moves stands for what it stood for when it was asked last.
+    pub locked: bool,
     /// The in-image binary that a lock names: this program's own, or that of an image to be verified.
     pub guest: Cow<'static, [u8]>,
 }
@@ -131,7 +134,7 @@ pub fn lock(shop: &Workshop, task: &Task, wishes: &Wishes<'_>) -> Result<Lock, F
     let (wish, kept) = (wishes.base_wish(), &earlier);
     let (floor, code) = thread::scope(|scope| {
         let floor = scope.spawn(move || kept.floor(shop, wish, met));
-        let code = kept.code(task, &shop.sources(), &choices);
+        let code = kept.code(shop, task, &choices);
         (floor.join(), code)
     });
     let (floor, code) = (floor.unwrap_or_else(|it| std::panic::resume_unwind(it))?, code?);

@@ -60,7 +60,7 @@ pub struct TaskArgs {
     /// Resolve everything anew, whatever was remembered
     #[arg(long, help_heading = "Pinning")]
     pub refresh: bool,
-    /// Resolve nothing that moves: only what is remembered or locked already
+    /// Ask nothing anew that moves: branches, tags, images and requirements are what they were last, however long ago
     #[arg(long, conflicts_with = "refresh", help_heading = "Pinning")]
     pub locked: bool,
     /// Registry to speak to over plain HTTP or with any certificate (host:port)

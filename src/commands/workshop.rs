@@ -97,6 +97,7 @@ pub(super) async fn workshop(settings: &TaskSettings, context: &Context) -> Resu
         base: settings.base.given.then(|| settings.base.fallback.image.parse()).transpose()?,
         indexes,
         max_age,
+        locked: settings.locked,
         guest: Cow::Borrowed(launch::guest_binary()),
     };
     Ok((shop, StopOnDrop(stop)))

@@ -198,7 +198,11 @@ impl Repositories {
     fn import(&self, path: &Path, address: &Address, wanted: &Wanted) -> Result<Commit, GitError> {
         let unreachable =
             |error: &gix::Error| GitError::Unreachable { address: address.to_string(), reason: reason(error) };
-        let source = gix::open(path).map_err(|error| unreachable(&error))?;
+        let source = match gix::open(path) {
+            Ok(source) => source,
+            // Gone since; a commit named by its whole id may be here all the same.
+            Err(error) => return cached(&self.mirror(address)?, address, wanted)?.ok_or_else(|| unreachable(&error)),
+        };
         let no_such = || GitError::NoSuch { address: address.to_string(), what: wanted.to_string() };
         let id = match wanted {
             Wanted::Default => resolve(&source, "HEAD"),

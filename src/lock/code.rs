@@ -195,8 +195,10 @@ fn locked_commit(git: &GitPart, sources: &Sources<'_>) -> Result<Commit, CodeErr
     if let Some(directory) = sources.directory {
         return Ok(sources.repositories.fetch(&directory_address(directory)?, &wanted)?);
     }
-    match &git.url {
-        Some(url) => match sources.repositories.fetch(&Address::parse(url)?, &wanted) {
+    // A lock may come from anywhere, and has no directory of this machine for an address.
+    let address = git.url.as_deref().map(Address::parse).transpose()?.filter(|it| it.local_path().is_none());
+    match address {
+        Some(address) => match sources.repositories.fetch(&address, &wanted) {
             Ok(commit) => Ok(commit),
             // Locked from a directory, perhaps before it was pushed.
             Err(error) => known()?.ok_or_else(|| error.into()),

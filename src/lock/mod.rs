@@ -17,6 +17,7 @@ use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 use crate::system::Package;
+use crate::system::recipe::Wheel;
 use crate::task::Task;
 
 mod arguments;
@@ -27,6 +28,7 @@ pub mod closure;
 pub mod code;
 mod document;
 pub mod python;
+pub mod recipe;
 pub mod requirements;
 pub mod launch;
 pub mod system;
@@ -129,6 +131,9 @@ pub struct RecipePart {
     pub suite: String,
     /// Every package, by name order.
     pub packages: Vec<Package>,
+    /// Every wheel, by name order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wheels: Vec<Wheel>,
 }
 
 /// The interpreter and what the base already has.

@@ -236,7 +236,7 @@ pub fn layer_blobs(base: &BasePart) -> Vec<LayerBlob> {
 
 impl From<Resolved> for RecipePart {
     fn from(it: Resolved) -> Self {
-        Self { text: it.text, suite: it.suite, packages: it.packages }
+        Self { text: it.text, suite: it.suite, packages: it.packages, wheels: it.wheels }
     }
 }
 
@@ -248,6 +248,7 @@ pub fn recipe(name: &str, part: &RecipePart) -> Resolved {
         text: part.text.clone(),
         suite: part.suite.clone(),
         packages: part.packages.clone(),
+        wheels: part.wheels.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Workshop;
+use super::{Workshop, moving};
 use crate::base::{self, Base, BaseError, Request};
 use crate::error::{During, Failure};
 use crate::lock::{BaseLayer, BasePart};
@@ -14,10 +14,20 @@ use crate::system::recipe;
 pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> Result<(BasePart, Base), Failure> {
     let step = || format!("cannot use base image `{request}`");
     let Request::Recipe(name) = request else {
-        return shop.wait(crate::lock::base::lock(&shop.around, request, platform)).during(step);
+        if let Some(part) = moving::known_base(shop, request, platform) {
+            let base = open(shop, &part)?;
+            return Ok((part, base));
+        }
+        let found = shop.wait(crate::lock::base::lock(&shop.around, request, platform)).during(step)?;
+        moving::keep_base(shop, request, platform, &found.0)?;
+        return Ok(found);
     };
-    let resolved = recipe::resolve(&shop.around.store, name, shop.max_age, &*shop.around.reporter).during(step)?;
-    made(shop, &resolved, platform).during(step)
+    let resolve = || {
+        let (store, reporter) = (&shop.around.store, &shop.around.reporter);
+        let text = recipe::text(name)?;
+        crate::lock::recipe::resolve(store, (name.as_str(), text), &shop.indexes, shop.max_age, reporter)
+    };
+    made(shop, &resolve().during(step)?, platform).during(step)
 }
 
 /// The base a lock pins.
@@ -62,6 +72,11 @@ pub(super) fn blobs(shop: &Workshop, base: &Base) -> Result<Vec<LayerBlob>, Fail
 
 fn made(shop: &Workshop, resolved: &recipe::Resolved, platform: &Platform) -> Result<(BasePart, Base), Failure> {
     let store = &shop.around.store;
+    if !recipe::is_made(store, resolved) {
+        // The way to make it is tried before anything is fetched.
+        crate::sandbox::choose(store)?;
+        shop.wait(crate::lock::recipe::fetch(store, resolved, &shop.indexes, &shop.around.reporter))?;
+    }
     let made = recipe::build(store, resolved, &*shop.around.reporter)?;
     let part = BasePart {
         name: Some(format!("recipe:{}", resolved.name)),
@@ -69,7 +84,7 @@ fn made(shop: &Workshop, resolved: &recipe::Resolved, platform: &Platform) -> Re
         manifest: Some(made.manifest.digest),
         config: made.config.digest,
         platform: platform.clone(),
-        layers: vec![BaseLayer { diff_id: made.layer.diff_id, blob: Some(made.layer.descriptor) }],
+        layers: made.layers().map(|it| BaseLayer { diff_id: it.diff_id, blob: Some(it.descriptor.clone()) }).collect(),
         recipe: Some(resolved.clone().into()),
     };
     let config: Value = serde_json::from_slice(&store.read_blob(&made.config.digest)?).map_err(|error| {

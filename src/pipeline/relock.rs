@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 
-use super::{Glance, Wishes, Workshop, base, early, look};
+use super::{Glance, Wishes, Workshop, base, early, look, moving};
 use crate::base::{Base, Request};
 use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
@@ -162,12 +162,8 @@ impl Earlier {
     }
 
     /// The code: that of the earlier lock, or resolved.
-    pub(super) fn code(
-        &self,
-        task: &Task,
-        sources: &Sources<'_>,
-        choices: &code::Choices<'_>,
-    ) -> Result<Code, Failure> {
+    pub(super) fn code(&self, shop: &Workshop, task: &Task, choices: &code::Choices<'_>) -> Result<Code, Failure> {
+        let sources = &shop.sources();
         if let Some(lock) = self.lock.as_ref().filter(|_| self.standing.code) {
             keep(task, lock.code.as_ref(), sources);
             return Ok(Code {
@@ -177,8 +173,11 @@ impl Earlier {
                 checkout: OnceCell::new(),
             });
         }
+        let known = moving::known_revision(shop, &task.script);
         let Resolved { part, checkout, created } =
-            code::resolve(&task.script, sources, choices).during(|| "cannot have the task's code".to_owned())?;
+            code::resolve(known.as_ref().unwrap_or(&task.script), sources, choices)
+                .during(|| "cannot have the task's code".to_owned())?;
+        moving::keep_revision(shop, &task.script, part.as_ref())?;
         // Another commit may have the same files.
         let stands = self.lock.as_ref().is_some_and(|it| tree(it.code.as_ref()) == tree(part.as_ref()));
         Ok(Code { part, created, stands, checkout: OnceCell::from(checkout) })

@@ -4,7 +4,6 @@
 //! configured, uv's built-in default stands. Addresses may hold credentials: they travel in environment variables and
 //! in memory, never in arguments, messages or locks.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -12,6 +11,10 @@ use url::Url;
 
 use super::pipconf;
 use crate::secret::{Credentials, Secret, split_userinfo};
+
+mod logins;
+
+use logins::Logins;
 
 /// Variables with which a user configures uv's indexes.
 const UV_INDEXES: [&str; 6] =
@@ -28,8 +31,8 @@ pub struct Indexes {
     task: Vec<Secret>,
     /// Hosts of indexes that are this machine's own configuration.
     machine_hosts: Vec<String>,
-    /// Credentials by host.
-    credentials: BTreeMap<String, Credentials>,
+    /// Who may read what.
+    logins: Logins,
     /// Whether the user chose a strategy.
     strategy: bool,
 }
@@ -52,16 +55,12 @@ impl Indexes {
         if of_uv.is_empty() {
             indexes.handed = pipconf::Pip::read(variable);
         }
-        for address in of_uv.iter().map(String::as_str).chain(indexes.handed.addresses().map(Secret::reveal)) {
-            if let Some((host, credentials)) = host_of(address) {
-                if let Some(credentials) = credentials {
-                    indexes.credentials.entry(host.clone()).or_insert(credentials);
-                }
-                indexes.machine_hosts.push(host);
-            }
+        let handed: Vec<Secret> = indexes.handed.addresses().cloned().collect();
+        for address in of_uv.iter().map(String::as_str).chain(handed.iter().map(Secret::reveal)) {
+            indexes.add_own(address);
         }
         for (host, credentials) in netrc(variable) {
-            indexes.credentials.entry(host).or_insert(credentials);
+            indexes.logins.add_host(host, credentials);
         }
         indexes.strategy = variable("UV_INDEX_STRATEGY").is_some();
         indexes
@@ -70,37 +69,40 @@ impl Indexes {
     /// Adds indexes from the agent's settings.
     pub fn add_settings(&mut self, addresses: &[Secret]) {
         for address in addresses {
-            if let Some((host, credentials)) = host_of(address.reveal()) {
-                if let Some(credentials) = credentials {
-                    self.credentials.insert(host.clone(), credentials);
-                }
-                self.machine_hosts.push(host);
-            }
+            self.add_own(address.reveal());
             self.settings.push(address.clone());
         }
+    }
+
+    /// An index of this machine's own configuration.
+    fn add_own(&mut self, address: &str) {
+        let Ok(url) = Url::parse(address) else { return };
+        let (bare, credentials) = split_userinfo(&url);
+        let Some(host) = bare.host_str().map(|it| host_key(it, &bare)) else { return };
+        self.machine_hosts.push(host);
+        self.logins.add_own(bare, credentials);
     }
 
     /// Adds indexes that the task names.
     pub fn add_task(&mut self, addresses: &[Secret]) {
         // What uv would replace by a variable of its environment is no address: a task could ask for ours.
         for address in addresses.iter().filter(|it| !it.reveal().contains("${")) {
-            if let Some((host, Some(credentials))) = host_of(address.reveal()) {
-                self.credentials.insert(host, credentials);
+            if let Some((bare, credentials)) = Url::parse(address.reveal()).ok().map(|it| split_userinfo(&it)) {
+                self.add_credentials(&bare, credentials);
             }
             self.task.push(address.clone());
         }
     }
 
     /// Credentials of the indexes that are this machine's own, by host.
-    pub fn logins(&self) -> impl Iterator<Item = (&str, &Credentials)> {
-        let own = self.credentials.iter().filter(|it| self.machine_hosts.contains(it.0));
-        own.map(|(host, it)| (host.as_str(), it))
+    pub fn logins(&self) -> impl Iterator<Item = (String, &Credentials)> {
+        self.logins.all().filter(|it| self.machine_hosts.contains(&it.0))
     }
 
     /// Adds what an address said of who may read it.
     pub fn add_credentials(&mut self, address: &Url, credentials: Option<Credentials>) {
-        if let (Some(host), Some(credentials)) = (address.host_str(), credentials) {
-            self.credentials.insert(host_key(host, address), credentials);
+        if let Some(credentials) = credentials {
+            self.logins.add(address.clone(), credentials);
         }
     }
 
@@ -138,11 +140,10 @@ impl Indexes {
             || address.host_str().is_none_or(|it| self.machine_hosts.contains(&host_key(it, address)))
     }
 
-    /// Credentials for an address, where some are known for its host.
+    /// Credentials for an address, where some are known for its place.
     #[must_use]
     pub fn credentials(&self, address: &Url) -> Option<&Credentials> {
-        let host = address.host_str()?;
-        self.credentials.get(&host_key(host, address)).or_else(|| self.credentials.get(host))
+        self.logins.of(address)
     }
 
     /// What of the configuration a resolution depends on, for remembering it. Holds no secret.
@@ -164,12 +165,6 @@ impl Indexes {
 
 fn host_key(host: &str, url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-fn host_of(address: &str) -> Option<(String, Option<Credentials>)> {
-    let url = Url::parse(address).ok()?;
-    let (bare, credentials) = split_userinfo(&url);
-    Some((host_key(bare.host_str()?, &bare), credentials))
 }
 
 /// The texts of uv's own configuration files.
@@ -293,6 +288,47 @@ mod tests {
         assert_eq!(environment(&indexes), []);
         assert_eq!(indexes.credentials(&Url::parse("https://own.example/x.whl").unwrap()).unwrap().user, "a");
         assert_eq!(indexes.credentials(&Url::parse("https://net.example/x.whl").unwrap()).unwrap().user, "u");
+        let logins: Vec<String> = indexes.logins().map(|it| format!("{} {}", it.0, it.1.user)).collect();
+        assert_eq!(logins, ["own.example a"]);
+    }
+
+    #[test]
+    fn a_password_goes_to_the_place_it_was_given_for() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(".netrc"), "machine net.example login net password p\n").unwrap();
+        let variable = |name: &str| match name {
+            "HOME" => Some(home.path().display().to_string()),
+            "UV_DEFAULT_INDEX" => Some("https://one:x@host.example/team/one/simple".to_owned()),
+            "UV_INDEX" => Some(
+                "https://two:x@host.example/team/two/simple http://plain:x@host.example:8080/simple \
+                 http://net.example:8081/simple"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        let indexes = Indexes::of_machine(&variable);
+        let user = |address: &str| indexes.credentials(&Url::parse(address).unwrap()).map(|it| it.user.as_str());
+        for (address, expected) in [
+            ("https://host.example/team/one/simple/x/x.whl", Some("one")),
+            ("https://host.example:443/team/two/files/x.whl", Some("two")),
+            ("https://host.example/elsewhere/x.whl", Some("one")),
+            ("http://host.example:8080/files/x.whl", Some("plain")),
+            // Another port, another scheme, another host.
+            ("https://host.example:8443/team/one/simple/x.whl", None),
+            ("http://host.example/team/one/simple/x.whl", None),
+            ("http://host.example:443/team/one/simple/x.whl", None),
+            ("https://host.example:8080/simple/x.whl", None),
+            ("https://evil.host.example/team/one/simple/x.whl", None),
+            ("https://host.example.evil/team/one/simple/x.whl", None),
+            // A netrc file has hosts: in the clear only where an index is.
+            ("https://net.example/x.whl", Some("net")),
+            ("https://net.example:8443/x.whl", Some("net")),
+            ("http://net.example:8081/x.whl", Some("net")),
+            ("http://net.example/x.whl", None),
+            ("ftp://net.example/x.whl", None),
+        ] {
+            assert_eq!(user(address), expected, "{address}");
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(super) struct Head {
 pub(super) enum Work {
     /// Unpack a layer blob into an empty directory.
     Unpack(Unpack),
+    /// Unpack archives of packages, one over the other, into a directory.
+    Fill(Fill),
     /// Tell the entries of an overlay's upper directory.
     Walk(Walk),
     /// Remove trees that the user outside may not remove.
@@ -68,6 +70,17 @@ pub(super) struct Unpack {
     pub(super) into: PathBuf,
 }
 
+/// See [`Work::Fill`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Fill {
+    /// The archives, in order; none of the directories they lie in is anybody else's.
+    pub(super) archives: Vec<PathBuf>,
+    /// Patterns of absolute paths that are left out.
+    pub(super) excluded: Vec<String>,
+    /// The directory.
+    pub(super) into: PathBuf,
+}
+
 /// See [`Work::Walk`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Walk {
@@ -84,8 +97,8 @@ pub(super) struct Walk {
 /// See [`Work::Run`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Run {
-    /// The file system; the host's own when absent.
-    pub(super) root: Option<Overlay>,
+    /// The file system.
+    pub(super) root: Overlay,
     /// Program and arguments; nothing is started when empty.
     pub(super) argv: Vec<String>,
     /// The whole environment.
@@ -117,7 +130,7 @@ pub(super) struct Run {
 }
 
 /// An overlay of unpacked layers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Overlay {
     /// Unpacked layers, topmost first.
     pub(super) lowers: Vec<PathBuf>,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::Step;
 use super::job::Bind;
 
 /// Where the host's certificates are seen inside.
@@ -29,6 +30,9 @@ pub const TRUST_VARIABLES: [&str; 7] = [
     "AWS_CA_BUNDLE",
 ];
 
+/// Where programs of a distribution and their libraries lie.
+const PROGRAMS: [&str; 6] = ["/usr/bin", "/usr/lib", "/usr/lib64", "/bin", "/lib", "/lib64"];
+
 const PROXY_VARIABLES: [&str; 8] =
     ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
 
@@ -44,6 +48,14 @@ pub fn trust_store() -> Option<PathBuf> {
 pub fn proxies() -> BTreeMap<String, String> {
     let set = |name: &&str| std::env::var(name).ok().filter(|it| !it.is_empty()).map(|it| ((*name).to_owned(), it));
     PROXY_VARIABLES.iter().filter_map(set).collect()
+}
+
+/// A step that runs a program of the host: it sees the host's programs and libraries and nothing else of it, and can
+/// change neither.
+#[must_use]
+pub fn programs(step: Step) -> Step {
+    let dirs = PROGRAMS.into_iter().filter(|it| Path::new(it).exists());
+    dirs.fold(step, |step, dir| step.bind(Path::new(dir), dir, false))
 }
 
 /// Mounts by which a step with network finds other machines.

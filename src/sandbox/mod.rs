@@ -29,6 +29,7 @@ use crate::store::Store;
 mod child;
 mod docker;
 mod error;
+mod fill;
 mod ids;
 mod job;
 pub mod lend;
@@ -51,7 +52,7 @@ pub use stage::{close_inherited, dispatch};
 pub use step::{Changes, Guest, LayerBlob, Output, Step, Temporary};
 pub use way::{Way, choose};
 
-use job::{Entry, Node, Overlay, Run, Walk, Work};
+use job::{Entry, Fill, Node, Overlay, Run, Walk, Work};
 
 /// The search path of a step that sets none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -124,7 +125,7 @@ impl Sandbox {
         let overlay =
             Overlay { lowers: self.lowers.clone(), upper: upper.clone(), work: work.clone(), read_only: false };
         let mut run = Run {
-            root: Some(overlay),
+            root: overlay,
             argv: step.argv.clone(),
             env: step.env.clone(),
             directory: step.directory.clone(),
@@ -159,19 +160,17 @@ impl Sandbox {
         Ok(output)
     }
 
-    /// Runs a program of the host, as root of the sandbox, with the place of changes as its working directory: to fill
-    /// an empty root from outside.
+    /// Unpacks archives of packages into the place of changes, one over the other: an empty root is filled so. Paths and
+    /// links in them are resolved inside it, and nothing is written elsewhere. A link to a directory stays where an
+    /// archive has a directory of that name. Paths that match one of the `excluded` patterns (`*` and `?` stand for
+    /// slashes too) are left out.
     ///
     /// # Errors
-    /// [`SandboxError`]
-    pub fn run_outside(&self, step: &Step, reporter: &dyn Reporter) -> Result<Output, SandboxError> {
-        let upper = self.scratch().join("upper");
-        let mut env = step.env.clone();
-        env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
-        let directory = upper.to_string_lossy().into_owned();
-        let run = Run { argv: step.argv.clone(), env, directory, ..Run::default() };
-        let outside = child::Outside { network: step.network, limit: step.limit, title: &step.title, reporter };
-        Ok(child::run(&self.way, run, &outside)?.0)
+    /// [`SandboxError`]; names the archive.
+    pub fn fill(&self, archives: &[PathBuf], excluded: &[String]) -> Result<(), SandboxError> {
+        let _alone = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let into = self.scratch().join("upper");
+        child::work(&self.way, &Work::Fill(Fill { archives: archives.to_vec(), excluded: excluded.to_vec(), into }))
     }
 
     /// Starts a program as the first process of the sandbox, with streams of its own, and goes on once it runs. Its
@@ -192,7 +191,7 @@ impl Sandbox {
         }
         binds.extend(guest.binds.iter().cloned());
         let run = Run {
-            root: Some(overlay),
+            root: overlay,
             argv: guest.argv.clone(),
             env,
             directory: guest.directory.clone(),

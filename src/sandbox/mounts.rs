@@ -27,7 +27,7 @@ const HIDDEN: [&str; 6] =
 /// Makes the file system of a run and moves into it. Gives the mount points that did not exist.
 pub(super) fn enter(run: &Run, ids: Ids) -> Result<Vec<String>, Trouble> {
     private()?;
-    let Some(overlay) = &run.root else { return Ok(Vec::new()) };
+    let overlay = &run.root;
     let root = mount_overlay(overlay, ids)?;
     let mut tree = Tree::open(&root)?;
     tree.proc()?;

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, Gid, Uid, UnshareFlags};
 
 use super::job::{self, Doing, Head, Ids, Limit, Reply, Run, STAGE, Trouble, Work};
-use super::{mounts, unpack, upper};
+use super::{fill, mounts, unpack, upper};
 
 /// Takes over when this process is a stage of a sandbox, and does not return then. To be called first in `main`, before
 /// there is any thread.
@@ -79,6 +79,7 @@ fn outer(control: &File) -> Result<i32, Trouble> {
     let (_, work): (Ids, Work) = next(control)?;
     match work {
         Work::Unpack(work) => unpack::unpack(&work, head.ids)?,
+        Work::Fill(work) => fill::fill(&work, head.ids)?,
         Work::Remove(paths) => {
             for path in paths {
                 remove(&path)?;

@@ -27,14 +27,16 @@ pub(super) fn unpack(work: &Unpack, ids: Ids) -> Result<(), Trouble> {
     let blob = fs::File::open(&work.blob).doing(|| "open the layer".to_owned())?;
     let reader = tar::uncompressed(blob).doing(|| "read the layer".to_owned())?;
     let mut hashing = Hashing { inner: reader, hash: HashingWriter::new(io::sink()) };
-    let mut target = Target::open(work, ids)?;
+    let mut target = Target::open(&work.into, &work.lowers, ids)?;
     tar::each(&mut hashing, |error| unreadable(&error), |entry| target.add(entry).map(ControlFlow::Continue))?;
     io::copy(&mut hashing, &mut io::sink()).map_err(|error| unreadable(&error))?;
     let (_, digest, _) = hashing.hash.finish();
     if digest != work.diff_id {
         return Err(Trouble::input("check the layer", format!("its content is {digest}, not {}", work.diff_id)));
     }
-    target.finish()
+    target.finish()?;
+    let into = fs::File::open(&work.into).doing(|| "write the layer to disk".to_owned())?;
+    rustix::fs::syncfs(&into).doing(|| "write the layer to disk".to_owned())
 }
 
 fn unreadable(error: &io::Error) -> Trouble {
@@ -55,9 +57,11 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 /// The directory in the making.
-struct Target<'a> {
+pub(super) struct Target<'a> {
     root: OwnedFd,
-    work: &'a Unpack,
+    into: &'a Path,
+    /// Unpacked layers below, topmost first.
+    lowers: &'a [PathBuf],
     ids: Ids,
     /// The directory of the last entry.
     parent: Option<(String, OwnedFd)>,
@@ -66,26 +70,21 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn open(work: &'a Unpack, ids: Ids) -> Result<Self, Trouble> {
+    pub(super) fn open(into: &'a Path, lowers: &'a [PathBuf], ids: Ids) -> Result<Self, Trouble> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open(&work.into, flags, Mode::empty()).doing(|| format!("open `{}`", work.into.display()))?;
+        let root = rustix::fs::open(into, flags, Mode::empty()).doing(|| format!("open `{}`", into.display()))?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).doing(|| "open the root directory".to_owned())?;
-        Ok(Self { root, work, ids, parent: None, times: Vec::new() })
+        Ok(Self { root, into, lowers, ids, parent: None, times: Vec::new() })
     }
 
+    /// An entry of a layer.
     fn add(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), Trouble> {
         let path = clean(&entry.path_bytes())?;
         let what = || format!("unpack `{path}`");
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader) {
-            return Ok(());
-        }
-        if path.is_empty() {
-            // The root directory itself: its mode and owner are the image's.
-            return self.describe(entry, ".", FileType::Directory);
-        }
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        if entry.header().entry_type() == EntryType::XGlobalHeader || !name.starts_with(".wh.") {
+            return self.put(entry, &path);
+        }
         self.enter(dir)?;
         let parent = self.current()?;
         if name == ".wh..wh..opq" {
@@ -96,13 +95,28 @@ impl<'a> Target<'a> {
         if name.starts_with(".wh..wh.") {
             return Ok(());
         }
-        if let Some(hidden) = name.strip_prefix(".wh.") {
-            if matches!(hidden, "" | "." | "..") || hidden.contains('/') {
-                return Err(Trouble::input(what(), "it hides nothing that can be named"));
-            }
-            clear(&parent, hidden, false).doing(what)?;
-            return rustix::fs::mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0).doing(what);
+        let hidden = name.strip_prefix(".wh.").unwrap_or_default();
+        if matches!(hidden, "" | "." | "..") {
+            return Err(Trouble::input(what(), "it hides nothing that can be named"));
         }
+        clear(&parent, hidden, false).doing(what)?;
+        rustix::fs::mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0).doing(what)
+    }
+
+    /// An entry that is what it says, under a cleaned path.
+    pub(super) fn put(&mut self, entry: &mut Entry<'_, impl Read>, path: &str) -> Result<(), Trouble> {
+        let what = || format!("unpack `{path}`");
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        if path.is_empty() {
+            // The root directory itself: its mode and owner are the image's.
+            return self.describe(entry, ".", FileType::Directory);
+        }
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        self.enter(dir)?;
+        let parent = self.current()?;
         let file_type = match kind {
             EntryType::Directory => FileType::Directory,
             EntryType::Symlink => FileType::Symlink,
@@ -124,7 +138,7 @@ impl<'a> Target<'a> {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 rustix::fs::symlinkat(&*target, &parent, name).doing(what)?;
             }
-            FileType::RegularFile if kind == EntryType::Link => return self.link(entry, &path),
+            FileType::RegularFile if kind == EntryType::Link => return self.link(entry, path),
             FileType::RegularFile => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
                 let file = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).doing(what)?;
@@ -145,7 +159,14 @@ impl<'a> Target<'a> {
                 rustix::fs::mknodat(&parent, name, node, Mode::from_raw_mode(0o600), device).doing(what)?;
             }
         }
-        self.describe(entry, &path, file_type)
+        self.describe(entry, path, file_type)
+    }
+
+    /// Whether a link to a directory has this path.
+    pub(super) fn links_to_directory(&self, path: &str) -> bool {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let is_link = self.resolve(dir).and_then(|it| rustix::fs::statat(it, name, AtFlags::SYMLINK_NOFOLLOW));
+        is_link.is_ok_and(|it| FileType::from_raw_mode(it.st_mode).is_symlink()) && self.resolve(path).is_ok()
     }
 
     /// Makes another name of a file of this layer; of a file of a layer below it takes a copy.
@@ -160,7 +181,7 @@ impl<'a> Target<'a> {
             Err(Errno::NOENT) => {}
             other => return other.doing(what),
         }
-        let below = self.work.lowers.iter().find_map(|it| regular_file(it, &target));
+        let below = self.lowers.iter().find_map(|it| regular_file(it, &target));
         let Some((mut source, metadata)) = below else {
             return Err(Trouble::input(what(), format!("it is another name of `{target}`, which does not exist")));
         };
@@ -250,8 +271,7 @@ impl<'a> Target<'a> {
         let what = || format!("make `{dir}`");
         let parent = self.current()?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).doing(what)?;
-        let below =
-            self.work.lowers.iter().find_map(|it| found(it, dir, IN_ROOT)).map(|it| it.1).filter(Metadata::is_dir);
+        let below = self.lowers.iter().find_map(|it| found(it, dir, IN_ROOT)).map(|it| it.1).filter(Metadata::is_dir);
         if let Some(metadata) = below {
             self.own(&parent, name, (metadata.uid(), metadata.gid()), FileType::Directory).doing(what)?;
             let mode = Mode::from_raw_mode(metadata.mode() & 0o7777);
@@ -277,11 +297,12 @@ impl<'a> Target<'a> {
                 let name = path.strip_prefix(dir.as_str()).unwrap_or(path).trim_start_matches('/');
                 PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)
             }
-            _ => self.work.into.clone(),
+            _ => self.into.to_owned(),
         }
     }
 
-    fn finish(self) -> Result<(), Trouble> {
+    /// Sets the times of directories.
+    pub(super) fn finish(self) -> Result<(), Trouble> {
         for (path, mtime) in self.times.iter().rev() {
             let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
             // A later entry may have replaced it.
@@ -292,7 +313,7 @@ impl<'a> Target<'a> {
                 }
             }
         }
-        rustix::fs::syncfs(&self.root).doing(|| "write the layer to disk".to_owned())
+        Ok(())
     }
 }
 
@@ -363,7 +384,7 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Vec<(String, Vec<u
 }
 
 /// A path of an archive without `./`, slashes at its ends, and anything that leads up.
-fn clean(bytes: &[u8]) -> Result<String, Trouble> {
+pub(super) fn clean(bytes: &[u8]) -> Result<String, Trouble> {
     let text = std::str::from_utf8(bytes).map_err(|_| {
         let shown = String::from_utf8_lossy(bytes).into_owned();
         Trouble::input(format!("unpack `{shown}`"), "its name is not UTF-8")

@@ -130,7 +130,7 @@ fn probe(store: &Store, way: &Way) -> Result<(), SandboxError> {
         fs::create_dir(path(dir)).map_err(|source| SandboxError::Start { source })?;
     }
     let overlay = Overlay { lowers: Vec::new(), upper: path("upper"), work: path("work"), read_only: false };
-    let run = Run { root: Some(overlay), ..Run::default() };
+    let run = Run { root: overlay, ..Run::default() };
     let limit = Duration::from_secs(60);
     let outside = Outside { network: false, limit, title: "probe", reporter: &Silent };
     let tried = child::run(way, run, &outside);

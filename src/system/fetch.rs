@@ -32,6 +32,10 @@ pub fn fetch(
     if missing.is_empty() {
         return Ok(());
     }
+    // A lock may come from anywhere: what it asks an archive for lies in that archive.
+    if let Some(it) = missing.iter().find(|it| !is_inside(&it.file)) {
+        return Err(SystemError::Name { name: it.file.clone() });
+    }
     let total: u64 = missing.iter().map(|it| it.size).sum();
     reporter.started("apt files", format!("fetching {} package files", missing.len()));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -67,6 +71,13 @@ pub fn fetch(
     }
     reporter.finished("apt files", "fetched");
     Ok(())
+}
+
+/// Whether a path leads to something below where it begins, in a URL too.
+fn is_inside(file: &str) -> bool {
+    let usual = |it: char| it.is_ascii_graphic() && !matches!(it, '?' | '#' | '\\');
+    let plain = file.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/");
+    !plain.is_empty() && plain.chars().all(usual) && plain.split('/').all(|it| !matches!(it, "." | ".."))
 }
 
 fn missing_file(package: &Package, source: Option<HttpError>) -> SystemError {
@@ -192,6 +203,11 @@ mod tests {
         let error = fetch(&store, std::slice::from_ref(&gone), &sources, &Silent).unwrap_err();
         assert!(matches!(error, SystemError::Missing { .. }), "{error}");
         assert_eq!(store.has(&Digest::of(b"evil")), None);
+        for file in ["../bad/pool/x.deb", "pool/../../x.deb", "pool/%2E%2e%2fx.deb", "pool/x.deb?y", ""] {
+            let strange = Package { file: file.to_owned(), ..gone.clone() };
+            let error = fetch(&store, &[strange], &sources, &Silent).unwrap_err();
+            assert!(matches!(error, SystemError::Name { .. }), "{file}: {error}");
+        }
     }
 
     #[test]

@@ -93,8 +93,9 @@ pub(super) fn failed(sandbox: &Sandbox, code: i32, words: &str) -> SystemError {
 pub(super) fn lay_out(store: &Store, packages: &[Package], dir: &Path) -> Result<(), SystemError> {
     for package in packages {
         let name = package.file_name();
-        // A lock may come from anywhere: what it calls a package must not lead out of the directory.
-        if name.contains(['/', '\0']) {
+        // A lock may come from anywhere: what it calls a package must not lead out of the directory, nor be an option.
+        let usual = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '+' | '~' | '-' | '_' | '%');
+        if !name.starts_with(|it: char| it.is_ascii_alphanumeric()) || !name.chars().all(usual) {
             return Err(SystemError::Name { name });
         }
         drop(store.open_blob(&package.sha256)?);
@@ -127,7 +128,9 @@ mod tests {
         };
         lay_out(&store, &[package("x")], &files).unwrap();
         assert!(files.join("x_1%3a1_all.deb").exists());
-        let error = lay_out(&store, &[package("../x")], &files).unwrap_err();
-        assert!(matches!(error, SystemError::Name { .. }), "{error}");
+        for name in ["../x", "-x", "", "x y", "x\n"] {
+            let error = lay_out(&store, &[package(name)], &files).unwrap_err();
+            assert!(matches!(error, SystemError::Name { .. }), "{error}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Explain, Kind};
 use crate::http::HttpError;
 use crate::process::RunError;
+use crate::python::fetch::FetchError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
@@ -134,6 +135,19 @@ pub enum SystemError {
         /// What the host is.
         host: String,
     },
+    /// This machine is of another architecture.
+    #[error("the recipe `{name}` is for `{wanted}`, this machine is `{present}`")]
+    Architecture {
+        /// The recipe.
+        name: String,
+        /// What it is for.
+        wanted: String,
+        /// What the host is.
+        present: String,
+    },
+    /// A recipe's wheel.
+    #[error(transparent)]
+    Wheel(#[from] FetchError),
     /// A file of ours.
     #[error("cannot prepare `{path}`")]
     File {
@@ -166,7 +180,10 @@ impl From<crate::oci::LayerError> for SystemError {
 impl Explain for SystemError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoApt | Self::Unsatisfiable { .. } | Self::Host { .. } => Kind::Unsatisfiable,
+            Self::NoApt | Self::Unsatisfiable { .. } | Self::Host { .. } | Self::Architecture { .. } => {
+                Kind::Unsatisfiable
+            }
+            Self::Wheel(error) => error.kind(),
             Self::NoSources { .. } => Kind::Config,
             Self::Unknown { .. } | Self::Missing { .. } | Self::NoRecipe { .. } => Kind::NotFound,
             Self::Apt { .. } => Kind::Unreachable,
@@ -204,7 +221,10 @@ impl Explain for SystemError {
                     .to_owned(),
             ],
             Self::NoRecipe { .. } => vec![format!("Known recipes: {}.", recipe::names().join(", "))],
-            Self::Host { .. } => vec!["Take a base from a registry instead: `--docker python:3.11-slim`.".to_owned()],
+            Self::Host { .. } | Self::Architecture { .. } => {
+                vec!["Take a base from a registry instead: `--docker python:3.11-slim`.".to_owned()]
+            }
+            Self::Wheel(error) => error.hints(),
             Self::Sandbox(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Http(error) => error.hints(),

@@ -7,15 +7,17 @@ use std::time::Duration;
 use agent::error::Failure;
 use agent::layer::setup::SetupInput;
 use agent::lock::system::{Ask, InterpreterNeed, SystemRequest, layer_blobs};
-use agent::lock::{BaseLayer, BasePart};
+use agent::lock::{BaseLayer, BasePart, RecipePart};
 use agent::oci::{Platform, chain_id};
-use agent::report::Silent;
+use agent::python::indexes::Indexes;
+use agent::report::{Silent, silent};
 use agent::sandbox::{LayerBlob, Sandbox, Step, Temporary};
 use agent::store::Store;
 use agent::system::apt::Apt;
 use agent::system::{SystemError, fetch, install, recipe};
 
 use crate::sandbox::{answer, as_user};
+use crate::support::images::block;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -183,6 +185,71 @@ fn a_setup_script_has_network_and_leaves_its_files_and_nothing_of_ours() {
     let said = sandbox.run(&step, &Silent).unwrap().text();
     assert!(said.starts_with("gold\nt\n"), "{said}");
     assert!(!said.contains("agent"), "{said}");
+}
+
+/// The recipe with CUDA, with few of its libraries.
+fn small_cuda() -> String {
+    let text = recipe::text("debian-cuda").unwrap();
+    let left_out = |line: &&str| line.starts_with("  \"nvidia-") && !line.contains("nvidia-cuda-runtime");
+    let lines: Vec<&str> = text.lines().filter(|it| !left_out(it)).collect();
+    let last = text.lines().rfind(|it| it.starts_with("requirements = [\"")).unwrap();
+    lines.join("\n").replace(last, "requirements = [\"nvidia-nvtx-cu12==12.6.77\"]")
+}
+
+#[test]
+fn a_recipe_lays_out_libraries_of_wheels_as_nvidias_images_have_them() {
+    let context = crate::support::TestContext::warm();
+    let store = store(&context);
+    let indexes = Indexes::of_machine(&|name| std::env::var(name).ok());
+    let text = small_cuda();
+    let resolve = || agent::lock::recipe::resolve(&store, ("debian-cuda", &text), &indexes, DAY, &silent()).unwrap();
+    let resolved = resolve();
+    let names: Vec<&str> = resolved.wheels.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["nvidia-cuda-runtime-cu12", "nvidia-nvtx-cu12"]);
+    assert_eq!(resolve(), resolved);
+    // What a lock has of it is all that another machine needs.
+    let part: RecipePart = resolved.clone().into();
+    let written = toml::to_string(&part).unwrap();
+    assert_eq!(toml::from_str::<RecipePart>(&written).unwrap(), part);
+    assert_eq!(agent::lock::system::recipe("debian-cuda", &part), resolved);
+    block(agent::lock::recipe::fetch(&store, &resolved, &indexes, &silent())).unwrap();
+    let made = recipe::build(&store, &resolved, &Silent).unwrap();
+    assert_eq!(recipe::build(&store.forgetful(), &resolved, &Silent).unwrap(), made, "the same bytes");
+    // The packages' layer is the one of the recipe without.
+    let plain =
+        recipe::build(&store, &recipe::resolve(&store, "debian-python", DAY, &Silent).unwrap(), &Silent).unwrap();
+    assert_eq!((&made.layer, made.above.len()), (&plain.layer, 3));
+
+    let config: serde_json::Value = serde_json::from_slice(&store.read_blob(&made.config.digest).unwrap()).unwrap();
+    let env: Vec<&str> = config["config"]["Env"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    for variable in [
+        "CUDA_VERSION=12.6.3",
+        "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64",
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        "NVIDIA_REQUIRE_CUDA=cuda>=12.6",
+        "NVIDIA_VISIBLE_DEVICES=all",
+    ] {
+        assert!(env.contains(&variable), "{env:?}");
+    }
+    assert_eq!(config["config"]["Labels"]["com.nvidia.cudnn.version"], "9.5.1.17");
+    assert_eq!(config["history"].as_array().unwrap().len(), 4);
+
+    let blobs: Vec<LayerBlob> =
+        made.layers().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.descriptor.digest }).collect();
+    let sandbox = Sandbox::open(&store, &blobs, &Silent).unwrap();
+    // By name alone, as the linker finds it; this call needs no driver.
+    let program = "import ctypes; version = ctypes.c_int()\n\
+        assert ctypes.CDLL('libcudart.so.12').cudaRuntimeGetVersion(ctypes.byref(version)) == 0\n\
+        ctypes.CDLL('libnvToolsExt.so.1'); print(version.value)";
+    let output = sandbox.run(&Step::new("python3", &["python3", "-c", program]), &Silent).unwrap();
+    assert_eq!((output.code, output.text().trim()), (0, "12060"), "{}", output.last_words());
+    let script = "readlink /usr/local/cuda /usr/local/cuda-12; ls /usr/local/cuda/lib64 /usr/local/cuda; \
+                  ls /usr/share/doc | grep nvidia; cat /etc/ld.so.conf.d/nvidia.conf; \
+                  find /etc /usr /var -newermt 1981-01-01 -name '*cuda*'";
+    let listed = sandbox.run(&Step::new("sh", &["/bin/sh", "-c", script]), &Silent).unwrap().text();
+    let expected = "cuda-12.6\ncuda-12.6\n/usr/local/cuda:\nlib64\ntargets\n\n/usr/local/cuda/lib64:\nlibcudart.so.12\n\
+                    nvidia-cuda-runtime-cu12\nnvidia-nvtx-cu12\n/usr/local/nvidia/lib\n/usr/local/nvidia/lib64\n";
+    assert_eq!(listed, expected);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use agent::run::choice::{Counted, ImageChoice};
 use agent::secret::{Credentials, Secret};
 use serde_json::{Value, json};
 
-use crate::build::{Sample, base_argument};
+use crate::build::{Sample, base_argument, built};
 use crate::support::images::{around, block};
 use crate::support::{Call, Registry, Server, TestContext, base, venv, write};
 
@@ -135,6 +135,41 @@ fn a_lock_stands_on_a_machine_that_reaches_nothing_and_edits_are_locked_anew() {
     let git = fifth.code.as_ref().unwrap().git.as_ref().unwrap();
     assert_eq!((git.commit.as_str(), fifth.code.as_ref().unwrap().diff.is_some()), (head.as_str(), false));
     assert_eq!((&fifth.base, &fifth.python, &fifth.system), (&first.base, &first.python, &first.system));
+}
+
+#[test]
+fn a_locked_build_of_a_known_task_asks_nobody_for_what_moves() {
+    let context = TestContext::warm();
+    let sample = Sample::new(&context);
+    let registry = Registry::start(&context);
+    let image = registry.reference("library/base:1");
+    push_base(&context, &image);
+    let mut task = sample.task.clone();
+    task["script"]["version_num"] = json!("");
+    task["script"]["diff"] = json!("");
+    let file = context.path("moving.json");
+    write(&file, &task.to_string());
+    let arguments = |call: Call, more: &[&str]| call.arg("--task").arg(&file).args(["--docker", &image]).args(more);
+    let build = |more: &[&str]| built(&context, |call| arguments(call, more));
+    let first = build(&[]);
+    // The branch moves on: it is asked anew, unless nothing is to be.
+    sample.repository.commit(&[("later.py", "x = 1\n")]);
+    assert_eq!(build(&["--locked"]), first);
+    let second = build(&[]);
+    assert_ne!(second, first);
+    sample.repository.commit(&[("last.py", "x = 1\n")]);
+    // The repository and the registry are gone.
+    fs_err::rename(sample.repository.path(), context.path("away")).unwrap();
+    drop(registry);
+    assert_eq!(build(&["--locked"]), second);
+    let outcome = arguments(context.agent().arg("lock"), &[]).arg("--lock-file").arg(context.path("no.lock")).run();
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    // What was never asked is nothing that is known.
+    task["script"]["branch"] = json!("other");
+    write(&file, &task.to_string());
+    let call = arguments(context.agent().arg("lock"), &["--locked"]).arg("--lock-file").arg(context.path("no.lock"));
+    let outcome = call.run();
+    assert!(outcome.code != Some(0) && outcome.stderr.contains("cannot have the task's code"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -99,3 +99,96 @@ fn another_user_without_rights_gives_the_same_manifest() {
     let metadata: serde_json::Value = serde_json::from_slice(&fs_err::read(metadata).unwrap()).unwrap();
     assert_eq!(metadata["containerimage.digest"], digest);
 }
+
+/// Directories are read backwards by programs that are started with it.
+const BACKWARDS: &str = r#"
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+struct listing { DIR *dir; struct dirent64 **entries; size_t count, left; struct listing *next; };
+static struct listing *listings;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct listing *find(DIR *dir) {
+  struct listing *it = listings;
+  while (it && it->dir != dir) it = it->next;
+  return it;
+}
+struct dirent64 *readdir64(DIR *dir) {
+  struct dirent64 *(*real)(DIR *) = dlsym(RTLD_NEXT, "readdir64"), *entry = NULL;
+  pthread_mutex_lock(&mutex);
+  struct listing *it = find(dir);
+  if (!it) {
+    it = calloc(1, sizeof *it);
+    it->dir = dir; it->next = listings; listings = it;
+    while ((entry = real(dir))) {
+      it->entries = realloc(it->entries, (it->count + 1) * sizeof *it->entries);
+      it->entries[it->count] = malloc(entry->d_reclen);
+      memcpy(it->entries[it->count++], entry, entry->d_reclen);
+    }
+    it->left = it->count;
+  }
+  entry = it->left ? it->entries[--it->left] : NULL;
+  pthread_mutex_unlock(&mutex);
+  return entry;
+}
+struct dirent *readdir(DIR *dir) { return (struct dirent *)readdir64(dir); }
+int closedir(DIR *dir) {
+  int (*real)(DIR *) = dlsym(RTLD_NEXT, "closedir");
+  pthread_mutex_lock(&mutex);
+  struct listing **at = &listings;
+  while (*at && (*at)->dir != dir) at = &(*at)->next;
+  if (*at) {
+    struct listing *it = *at;
+    *at = it->next;
+    while (it->count) free(it->entries[--it->count]);
+    free(it->entries); free(it);
+  }
+  pthread_mutex_unlock(&mutex);
+  return real(dir);
+}
+"#;
+
+fn backwards(context: &TestContext) -> std::path::PathBuf {
+    let (source, library) = (context.path("order.c"), context.path("order.so"));
+    write(&source, BACKWARDS);
+    context.command("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).args(["-ldl", "-lpthread"]).ok();
+    let list = |call: crate::support::Call| call.args(["-U", "/etc"]).ok();
+    let usual = list(context.command("ls"));
+    let shown = list(context.command("ls").env("LD_PRELOAD", &library));
+    let mut turned: Vec<&str> = shown.lines().collect();
+    turned.reverse();
+    assert!(turned.len() > 2 && turned == usual.lines().collect::<Vec<_>>(), "directories are not read backwards");
+    library
+}
+
+#[test]
+fn the_order_in_which_a_file_system_names_files_does_not_matter() {
+    let first = TestContext::new();
+    let mut sample = Sample::new(&first);
+    // Names in no order, in a layer of packages, one of a script, one of code and one of bytecode.
+    let script = "mkdir /opt/made; cd /opt/made; for name in m c z a k b; do echo $name > $name; mkdir d$name; done";
+    sample.task["container"] = serde_json::json!({"setup_shell_script": script});
+    let files = ["m.py", "c/z.py", "c/a.py", "z.py", "a/k.py", "a/b/x.py"].map(|it| (it, "x = 1\n"));
+    write(&sample.repository.path().join("helper.py"), "NAME = 'committed'\n");
+    sample.task["script"]["version_num"] = serde_json::json!(sample.repository.commit(&files));
+    let lock = sample.lock(&["--apt", "libgomp1"]);
+    let digest = built(&first, |call| call.arg("--lock").arg(&lock));
+    // Another kind of file system under the store and all work, and another order besides.
+    let second = TestContext::new();
+    let other = built(&second, |_| {
+        let disk = second.path("disk");
+        fs_err::create_dir(&disk).unwrap();
+        let script = format!("mount -t tmpfs -o size=4g tmpfs '{0}' && mkdir '{0}/tmp' && exec \"$@\"", disk.display());
+        let call = second.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+        let call = call.arg(env!("CARGO_BIN_EXE_agent")).arg("build").arg("--lock").arg(&lock);
+        call.args(["--docker", &base_argument(), "--repository"])
+            .arg(sample.repository.path())
+            .env("AGENT_CACHE_DIR", disk.join("cache"))
+            .env("TMPDIR", disk.join("tmp"))
+            .env("LD_PRELOAD", backwards(&second))
+    });
+    assert_eq!(other, digest);
+}

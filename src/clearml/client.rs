@@ -115,12 +115,13 @@ impl Client {
         self.exchange(endpoint, Body::Json(body), self.0.retry.only_unheard()).await
     }
 
-    /// Calls `service.action` with one JSON object per line.
+    /// Calls `service.action` with one JSON object per line; never a second time once the server may have heard it, which
+    /// would store them twice.
     ///
     /// # Errors
     /// [`ApiError`]
     pub async fn call_lines(&self, endpoint: &str, lines: &[u8]) -> Result<Value, ApiError> {
-        self.exchange(endpoint, Body::Lines(lines), self.0.retry).await
+        self.exchange(endpoint, Body::Lines(lines), self.0.retry.only_unheard()).await
     }
 
     /// The connections, for what is not behind the API (the file server).
@@ -284,6 +285,22 @@ mod tests {
         assert_eq!(paths, ["/auth.login", "/v2.15/tasks.ping", "/v2.15/events.add_batch"]);
         assert!(calls[0].authorization.starts_with("Basic ") && calls[1].authorization.starts_with("Bearer "));
         assert_eq!(calls[2].body, b"{}\n");
+    }
+
+    #[tokio::test]
+    async fn lines_are_not_sent_again_where_they_may_be_stored_already() {
+        let (url, calls) = serve(|call| match call.path.as_str() {
+            "/auth.login" => Ok(token("a")),
+            _ => Err((500, 100, "General data error")),
+        });
+        let pause = std::time::Duration::from_millis(1);
+        let patient = Retry { attempts: 3, pause, longest: pause, heard: true };
+        let client = Client::new(client(url).server().clone(), "host", patient).unwrap();
+        client.call("tasks.ping", &json!({})).await.unwrap_err();
+        client.call_lines("events.add_batch", b"{}\n").await.unwrap_err();
+        let calls = calls.lock().unwrap();
+        let count = |name: &str| calls.iter().filter(|it| it.path.ends_with(name)).count();
+        assert_eq!((count("tasks.ping"), count("events.add_batch")), (3, 1));
     }
 
     #[tokio::test]

@@ -44,12 +44,12 @@ pub struct Source<'a> {
     pub worker: &'a str,
 }
 
-/// Sends console lines, glued into as few events as the original's sizes allow.
+/// Sends console lines that are glued already: an event each.
 ///
 /// # Errors
 /// What [`Client::call_lines`] gives; some of the lines may have arrived then.
 pub async fn send_lines(client: &Client, source: Source<'_>, lines: &[Line]) -> Result<(), ApiError> {
-    let events = glue(lines).into_iter().map(|line| {
+    let events = lines.iter().map(|line| {
         json!({
             "type": "log", "task": source.task, "worker": source.worker,
             "level": line.level, "msg": line.msg, "timestamp": line.timestamp,
@@ -103,9 +103,10 @@ async fn send(client: &Client, events: impl Iterator<Item = Value>) -> Result<()
     Ok(())
 }
 
-/// Neighbours of one level become one event up to [`MESSAGE`] characters; a longer line is cut into several. Times stay
-/// apart and in order: the server sorts by them.
-pub(crate) fn glue(lines: &[Line]) -> Vec<Line> {
+/// Neighbours of one level become one event up to [`MESSAGE`] characters, as the original glues them; a longer line is cut
+/// into several. Each event has a time of its own, later than the one before it and than `after`, whatever the times of the
+/// lines: the server sorts by them.
+pub(crate) fn glue(lines: &[Line], after: i64) -> Vec<Line> {
     let mut glued: Vec<Line> = Vec::new();
     let mut room = 0;
     for line in lines {
@@ -118,9 +119,9 @@ pub(crate) fn glue(lines: &[Line]) -> Vec<Line> {
             _ => {
                 let characters: Vec<char> = line.msg.chars().collect();
                 for piece in characters.chunks(MESSAGE) {
-                    let after = glued.last().map_or(i64::MIN, |it| it.timestamp.saturating_add(1));
+                    let after = glued.last().map_or(after, |it| it.timestamp);
                     glued.push(Line {
-                        timestamp: line.timestamp.max(after),
+                        timestamp: line.timestamp.max(after.saturating_add(1)),
                         level: line.level,
                         msg: piece.iter().collect(),
                     });
@@ -150,9 +151,11 @@ mod tests {
             line(2, Level::Debug, &long),
             line(2, Level::Debug, "c\n"),
         ];
-        let glued = glue(&lines);
-        let shape: Vec<(i64, usize)> = glued.iter().map(|it| (it.timestamp, it.msg.chars().count())).collect();
-        assert_eq!(shape, [(1, 6), (2, 4), (3, MESSAGE), (4, 7)]);
+        let shape = |after: i64| -> Vec<(i64, usize)> {
+            glue(&lines, after).iter().map(|it| (it.timestamp, it.msg.chars().count())).collect()
+        };
+        assert_eq!(shape(i64::MIN), [(1, 6), (2, 4), (3, MESSAGE), (4, 7)]);
+        assert_eq!(shape(7), [(8, 6), (9, 4), (10, MESSAGE), (11, 7)]);
         assert_eq!(serde_json::to_value(Level::Debug).unwrap(), "DEBUG");
     }
 }

@@ -36,7 +36,7 @@ pub(super) enum Keep {
     Nowhere,
 }
 
-/// Keeps lines in the order of their times, which are all different: the server sorts by them.
+/// Keeps lines in the order of their times.
 #[derive(Debug)]
 pub(super) struct Recorder {
     keep: Keep,
@@ -55,12 +55,17 @@ impl Recorder {
         Ok(Self::new(Keep::File(Mutex::new(file))))
     }
 
-    /// Keeps a line; a full disk is told once, and the program goes on.
+    /// Keeps a line.
     pub(super) fn record(&self, level: Level, text: &str) {
+        self.put(level, format!("{text}\n"));
+    }
+
+    /// Keeps a line or a part of one; a full disk is told once, and the program goes on.
+    fn put(&self, level: Level, msg: String) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_millis() as i64);
-        let next = |last: i64| Some(now.max(last + 1));
-        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now);
-        let line = Line { timestamp: now.max(last + 1), level, msg: format!("{text}\n") };
+        // A clock that is set back must not bring lines out of order.
+        let last = self.last.fetch_max(now, Ordering::Relaxed);
+        let line = Line { timestamp: now.max(last), level, msg };
         let kept = match &self.keep {
             Keep::Spool(spool) => spool.lock().unwrap_or_else(PoisonError::into_inner).append(&line),
             Keep::File(file) => file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.msg.as_bytes()),
@@ -128,12 +133,15 @@ struct Stream {
     file: Option<std::fs::File>,
     target: Target,
     unfinished: Vec<u8>,
+    /// When the first of it came.
     since: Instant,
+    /// Whether the beginning of this line is recorded already.
+    begun: bool,
 }
 
 impl Stream {
     fn new(pipe: OwnedFd, target: Target) -> Self {
-        Self { file: Some(pipe.into()), target, unfinished: Vec::new(), since: Instant::now() }
+        Self { file: Some(pipe.into()), target, unfinished: Vec::new(), since: Instant::now(), begun: false }
     }
 
     /// Takes what there is: passes it on and records what is whole.
@@ -147,7 +155,7 @@ impl Stream {
         };
         if size == 0 {
             self.file = None;
-            self.flush(recorder);
+            self.end(recorder);
             return;
         }
         self.pass_on(&buffer[..size]);
@@ -158,8 +166,7 @@ impl Stream {
         let mut rest = &buffer[..size];
         while let Some(end) = rest.iter().position(|it| *it == b'\n') {
             self.unfinished.extend_from_slice(&rest[..end]);
-            recorder.record(Level::Debug, &clean(&self.unfinished));
-            self.unfinished.clear();
+            self.record(self.unfinished.len(), true, recorder);
             rest = &rest[end + 1..];
         }
         if !rest.is_empty() {
@@ -169,11 +176,25 @@ impl Stream {
             self.unfinished.extend_from_slice(rest);
         }
         if self.unfinished.len() > LONGEST {
-            // Cut between two characters.
-            let end = (LONGEST - 3..=LONGEST).rev().find(|it| self.unfinished[*it] & 0xc0 != 0x80).unwrap_or(LONGEST);
-            let rest = self.unfinished.split_off(end);
-            recorder.record(Level::Debug, &clean(&self.unfinished));
-            self.unfinished = rest;
+            self.record(whole(&self.unfinished[..LONGEST]), false, recorder);
+        }
+    }
+
+    /// Records so much of the line, to its end or not.
+    fn record(&mut self, size: usize, ended: bool, recorder: &Recorder) {
+        let rest = self.unfinished.split_off(size);
+        let line = std::mem::replace(&mut self.unfinished, rest);
+        let mut text = clean(&line);
+        // What is recorded cannot be written over any more.
+        if self.begun && goes_back(&line) {
+            text.insert(0, '\n');
+        }
+        if ended {
+            text.push('\n');
+        }
+        self.begun = !ended;
+        if !text.is_empty() {
+            recorder.put(Level::Debug, text);
         }
     }
 
@@ -190,11 +211,19 @@ impl Stream {
         };
     }
 
-    /// Records a line that has no end yet.
+    /// Records what there is of a line that has waited for its end; part of a character waits on.
     fn flush(&mut self, recorder: &Recorder) {
-        if !self.unfinished.is_empty() {
-            recorder.record(Level::Debug, &clean(&self.unfinished));
-            self.unfinished.clear();
+        let size = whole(&self.unfinished);
+        if size > 0 {
+            self.record(size, false, recorder);
+            self.since = Instant::now();
+        }
+    }
+
+    /// Nothing more comes: records what is left.
+    fn end(&mut self, recorder: &Recorder) {
+        if self.begun || !self.unfinished.is_empty() {
+            self.record(self.unfinished.len(), true, recorder);
         }
     }
 }
@@ -217,7 +246,7 @@ fn pump(mut streams: [Stream; 2], recorder: &Recorder, mut copy: Option<OutputWr
         }
     }
     for stream in &mut streams {
-        stream.flush(recorder);
+        stream.end(recorder);
     }
 }
 
@@ -233,6 +262,22 @@ fn readable(streams: &[Stream; 2]) -> [bool; 2] {
         }
     }
     ready
+}
+
+/// How much of it ends between two characters; all of it where that is no text.
+fn whole(bytes: &[u8]) -> usize {
+    let start = bytes.len().saturating_sub(4);
+    let last = bytes[start..].iter().rposition(|it| it & 0xc0 != 0x80).map(|it| start + it);
+    match last {
+        Some(at) if std::str::from_utf8(&bytes[at..]).is_err_and(|error| error.error_len().is_none()) => at,
+        _ => bytes.len(),
+    }
+}
+
+/// Whether a line goes back to its start and on from there.
+fn goes_back(line: &[u8]) -> bool {
+    let end = line.iter().rposition(|it| *it != b'\r').map_or(0, |it| it + 1);
+    line[..end].contains(&b'\r')
 }
 
 /// A line as the server gets it: of a progress bar, which goes back to the line's start, only the last state.
@@ -267,7 +312,7 @@ mod tests {
         let mut stream = Stream::new(reader, Target::Nowhere);
         let mut writer = std::fs::File::from(writer);
         // "ä" split between two reads; a line far too long; a line without an end.
-        let long = "é".repeat(LONGEST);
+        let long = "é".repeat(2 * LONGEST);
         for bytes in [b"one\nt\xc3".as_slice(), b"\xa4w\n", long.as_bytes(), b"\nlast"] {
             for piece in bytes.chunks(8192) {
                 writer.write_all(piece).unwrap();
@@ -285,9 +330,32 @@ mod tests {
         let batch = spool.lock().unwrap().next(usize::MAX).unwrap().unwrap();
         let lengths: Vec<usize> = batch.lines.iter().map(|it| it.msg.chars().count()).collect();
         assert_eq!(lengths[..2], [4, 4]);
-        assert_eq!(batch.lines[1].msg, "täw\n");
-        assert_eq!(batch.lines.last().unwrap().msg, "last\n");
-        assert!(batch.lines.iter().all(|it| !it.msg.contains('\u{fffd}')));
-        assert!(batch.lines.windows(2).all(|it| it[0].timestamp < it[1].timestamp));
+        assert!(lengths.len() > 5 && lengths.iter().all(|it| *it <= LONGEST), "{lengths:?}");
+        let all: String = batch.lines.iter().map(|it| it.msg.as_str()).collect();
+        assert!(all == format!("one\ntäw\n{long}\nlast\n"), "the lines differ");
+        assert!(batch.lines.windows(2).all(|it| it[0].timestamp <= it[1].timestamp));
+    }
+
+    #[test]
+    fn a_line_that_waited_for_its_end_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Owner { task: "t".to_owned(), worker: "w".to_owned() };
+        let spool = Arc::new(Mutex::new(Spool::open(dir.path(), owner, 1 << 24).unwrap()));
+        let recorder = Recorder::new(Keep::Spool(Arc::clone(&spool)));
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut stream = Stream::new(reader, Target::Nowhere);
+        let mut writer = std::fs::File::from(writer);
+        // Each piece waits too long for the next one: dots, half a character, a progress bar, bytes that are no text.
+        for bytes in [&b"load"[..], b"ing \xf0\x9f", b"\x98\x80 done\n 1%", b"\r 2%", b"\r\n", b"\xff\x80", b"\xc3"] {
+            writer.write_all(bytes).unwrap();
+            stream.take(&mut [0; 64], &recorder, &mut None);
+            stream.flush(&recorder);
+        }
+        drop(writer);
+        stream.take(&mut [0; 64], &recorder, &mut None);
+        let batch = spool.lock().unwrap().next(usize::MAX).unwrap().unwrap();
+        let texts: Vec<&str> = batch.lines.iter().map(|it| it.msg.as_str()).collect();
+        let expected = ["load", "ing ", "\u{1f600} done\n", " 1%", "\n 2%", "\n", "\u{fffd}\u{fffd}", "\u{fffd}\n"];
+        assert_eq!(texts, expected);
     }
 }

@@ -53,7 +53,7 @@ pub async fn drain(spool: &Mutex<Spool>, client: &Client) -> Result<usize, Drain
     if let Some(flight) = flight
         && arrived(client, &owner.task, &flight).await?
     {
-        with(spool, |it| it.advance(flight.to))?;
+        with(spool, |it| it.advance(flight.to, flight.timestamp))?;
     }
     loop {
         let next = with(spool, |it| {
@@ -69,7 +69,7 @@ pub async fn drain(spool: &Mutex<Spool>, client: &Client) -> Result<usize, Drain
 }
 
 async fn send(client: &Client, source: Source<'_>, batch: &Batch) -> Result<(), ApiError> {
-    match events::send_lines(client, source, &batch.lines).await {
+    match events::send_lines(client, source, &batch.events()).await {
         // Nothing of it was stored, and nothing of it ever will be: waiting would only lose what follows.
         Err(ApiError::Refused { code: 400, .. }) => Ok(()),
         outcome => outcome,

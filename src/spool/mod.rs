@@ -7,8 +7,8 @@
 //! ├── output             what the program printed, byte for byte (`output`)
 //! ├── 00000007.lines     records, oldest segment first; the highest number is being written
 //! ├── 00000008.lines
-//! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>]": what the server has, and what was on
-//!                        its way when this was written
+//! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>] <time>": what the server has, what was
+//!                        on its way when this was written, and the time of the last event the server has
 //! ```
 //!
 //! A record is its length (u32, little endian), the CRC-32 of its bytes (u32) and a JSON [`Line`]. It is written in one
@@ -108,6 +108,17 @@ pub struct Batch {
     pub lines: Vec<Line>,
     from: Place,
     to: Place,
+    /// The time of the server's last event.
+    after: i64,
+}
+
+impl Batch {
+    /// What is sent of it: the lines glued into events, all later than what the server has. Many lines share a moment, and
+    /// are read in several batches.
+    #[must_use]
+    pub fn events(&self) -> Vec<Line> {
+        events::glue(&self.lines, self.after)
+    }
 }
 
 /// A batch that was on its way when its process ended.
@@ -126,6 +137,8 @@ pub struct Spool {
     owner: Owner,
     limit: u64,
     sent: Place,
+    /// The time of the last event that the server has.
+    last: i64,
     flight: Option<Flight>,
     segment: u64,
     file: fs::File,
@@ -192,13 +205,15 @@ impl Spool {
         let segments = segments(directory).map_err(failed)?;
         let oldest = segments.first().copied().unwrap_or(1);
         let segment = segments.last().map_or(1, |it| it + 1);
-        let (sent, flight) = read_sent(directory).unwrap_or((Place { segment: oldest, offset: 0 }, None));
+        let noted = read_sent(directory).unwrap_or((Place { segment: oldest, offset: 0 }, None, i64::MIN));
+        let (sent, flight, last) = noted;
         let file = create_segment(directory, segment).map_err(failed)?;
         let mut spool = Self {
             directory: directory.to_owned(),
             owner,
             limit,
             sent: sent.max(Place { segment: oldest, offset: 0 }),
+            last,
             flight,
             segment,
             file,
@@ -239,19 +254,19 @@ impl Spool {
         Ok(())
     }
 
-    /// The oldest lines that the server does not have, up to about `bytes` of them; `None` when it has all.
+    /// The oldest lines that the server does not have, up to about `bytes` of them as they are sent; `None` when it has all.
     ///
     /// # Errors
     /// Whatever reading gives.
     pub fn next(&mut self, bytes: usize) -> io::Result<Option<Batch>> {
-        let mut batch = Batch { lines: Vec::new(), from: self.sent, to: self.sent };
+        let mut batch = Batch { lines: Vec::new(), from: self.sent, to: self.sent, after: self.last };
         let mut size = 0;
         for segment in segments(&self.directory)?.into_iter().filter(|it| *it >= self.sent.segment) {
             let offset = if segment == self.sent.segment { self.sent.offset } else { 0 };
             let mut reader = Records::open(&self.directory, segment, offset)?;
             while size < bytes {
                 let Some(line) = reader.next()? else { break };
-                size += line.msg.len();
+                size += escaped(&line.msg);
                 batch.lines.push(line);
                 batch.to = Place { segment, offset: reader.offset };
             }
@@ -267,7 +282,7 @@ impl Spool {
     /// # Errors
     /// Whatever writing gives.
     pub fn sending(&mut self, batch: &Batch) -> io::Result<()> {
-        let Some(last) = events::glue(&batch.lines).pop() else { return Ok(()) };
+        let Some(last) = batch.events().pop() else { return Ok(()) };
         self.flight = Some(Flight { to: batch.to, timestamp: last.timestamp, digest: Digest::of(&last.msg).hex() });
         self.note()
     }
@@ -277,7 +292,8 @@ impl Spool {
     /// # Errors
     /// Whatever writing gives.
     pub fn sent(&mut self, batch: &Batch) -> io::Result<()> {
-        self.advance(batch.to)
+        let last = batch.events().pop().map_or(self.last, |it| it.timestamp);
+        self.advance(batch.to, last)
     }
 
     /// How many lines were lost for want of room since this was opened.
@@ -290,8 +306,9 @@ impl Spool {
         self.flight.as_ref()
     }
 
-    fn advance(&mut self, to: Place) -> io::Result<()> {
+    fn advance(&mut self, to: Place, last: i64) -> io::Result<()> {
         self.sent = self.sent.max(to);
+        self.last = self.last.max(last);
         self.flight = None;
         self.note()?;
         self.forget_sent()
@@ -302,6 +319,7 @@ impl Spool {
         if let Some(it) = &self.flight {
             text.push_str(&format!(" {} {} {} {}", it.to.segment, it.to.offset, it.timestamp, it.digest));
         }
+        text.push_str(&format!(" {}", self.last));
         // No fsync: the page cache outlives a killed process, and that is what this is for. Under a new name, since whoever
         // runs in the container may write here and must not lead us elsewhere.
         // Readable, since it may be somebody else who goes on.
@@ -389,14 +407,26 @@ fn read_owner(directory: &Path) -> Result<Option<Owner>, SpoolError> {
     Ok(Some(file.owner))
 }
 
-fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>)> {
+/// How long a text is in JSON: what is sent in one call arrives or does not, and two calls may part.
+fn escaped(text: &str) -> usize {
+    let length = |byte: u8| match byte {
+        b'"' | b'\\' | 8..=10 | 12 | 13 => 2,
+        0..32 => 6,
+        _ => 1,
+    };
+    text.bytes().map(length).sum()
+}
+
+fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>, i64)> {
     let text = String::from_utf8(read_small(&directory.join("sent")).ok()?).ok()?;
     let words: Vec<&str> = text.split_whitespace().collect();
     let number = |index: usize| words.get(index)?.parse().ok();
     let place = |index: usize| Some(Place { segment: number(index)?, offset: number(index + 1)? });
     let flight =
         || Some(Flight { to: place(2)?, timestamp: words.get(4)?.parse().ok()?, digest: (*words.get(5)?).to_owned() });
-    Some((place(0)?, flight()))
+    // One that does not say it is of an earlier version.
+    let last = [2, 6].into_iter().find(|it| words.len() == it + 1).and_then(|it| words[it].parse().ok());
+    Some((place(0)?, flight(), last.unwrap_or(i64::MIN)))
 }
 
 #[cfg(test)]

@@ -39,6 +39,37 @@ fn lines_come_back_in_order_once_and_across_openings() {
 }
 
 #[test]
+fn events_of_one_moment_follow_one_another_across_batches_and_openings() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), owner(), 1 << 20).unwrap();
+    let mut times = Vec::new();
+    for round in 0..6 {
+        spool.append(&line(if round == 5 { 3 } else { 7 }, "same\n")).unwrap();
+        let batch = spool.next(1000).unwrap().unwrap();
+        times.extend(batch.events().iter().map(|it| it.timestamp));
+        spool.sending(&batch).unwrap();
+        if round % 2 == 1 {
+            // Killed before the answer came; it is sent again as it was.
+            drop(spool);
+            spool = Spool::open(dir.path(), owner(), 1 << 20).unwrap();
+            assert_eq!(spool.next(1000).unwrap().unwrap().events(), batch.events());
+        }
+        spool.sent(&batch).unwrap();
+    }
+    assert_eq!(times, [7, 8, 9, 10, 11, 12]);
+}
+
+#[test]
+fn a_batch_is_as_long_as_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), owner(), 1 << 20).unwrap();
+    for number in 0..4 {
+        spool.append(&line(number, &"\u{1b}".repeat(10))).unwrap();
+    }
+    assert_eq!(spool.next(100).unwrap().unwrap().lines.len(), 2);
+}
+
+#[test]
 fn a_torn_record_is_skipped_and_later_lines_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(dir.path(), owner(), 1 << 20).unwrap();
@@ -117,7 +148,7 @@ async fn after_a_kill_lines_arrive_once_whether_or_not_the_last_batch_had() {
         spool.sending(&batch).unwrap();
         if arrived {
             let source = crate::clearml::events::Source { task: "t1", worker: "w:0" };
-            crate::clearml::events::send_lines(&client, source, &batch.lines).await.unwrap();
+            crate::clearml::events::send_lines(&client, source, &batch.events()).await.unwrap();
         }
         // Killed here, before the answer came back.
         drop(spool);

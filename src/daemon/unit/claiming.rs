@@ -33,7 +33,8 @@ impl Unit {
             return self.give_back(UnitEnd::Refused { status: "deleted".to_owned(), worker: None });
         };
         let refused = |seen: Seen| UnitEnd::Refused { status: seen.state.status.clone(), worker: seen.worker() };
-        let Take::Yes { force } = may_take(&seen, &self.record().run, &self.record().worker) else {
+        let record = self.record();
+        let Take::Yes { force } = may_take(&seen, &record.run, &record.worker, record.queue.is_some()) else {
             return self.give_back(refused(seen));
         };
         if seen.state.status == "queued" && self.record().queue.is_none() {
@@ -125,8 +126,10 @@ impl Unit {
 }
 
 /// Whether a task may be taken, by the server's own table; `force` only where that has no way back.
-fn may_take(seen: &Seen, run: &RunId, worker: &str) -> Take {
+fn may_take(seen: &Seen, run: &RunId, worker: &str, from_queue: bool) -> Take {
     match seen.state.status.as_str() {
+        // The server makes a task `queued` when it leaves a queue: somebody stopped this one since.
+        "stopped" if from_queue => Take::No,
         "created" | "queued" | "stopped" | "completed" => Take::Yes { force: false },
         "failed" => Take::Yes { force: true },
         "in_progress" if !seen.is_run_by_another(run, worker, Timestamp::now()) => Take::Yes { force: false },
@@ -143,10 +146,13 @@ mod tests {
     #[test]
     fn only_what_failed_is_forced() {
         let run = RunId::new().unwrap();
-        let take = |status: &str| {
+        let of = |status: &str, from_queue: bool| {
             let seen = Seen::of(&json!({ "status": status, "last_worker": "you:0", "last_update": "" }));
-            may_take(&seen, &run, "me:0")
+            may_take(&seen, &run, "me:0", from_queue)
         };
+        let take = |status: &str| of(status, false);
+        assert_eq!(of("stopped", true), Take::No);
+        assert_eq!(of("queued", true), Take::Yes { force: false });
         for status in ["created", "queued", "stopped", "completed"] {
             assert_eq!(take(status), Take::Yes { force: false }, "{status}");
         }

@@ -49,9 +49,8 @@ impl Lines {
     /// Adds a text of one or more lines; what cannot be kept is lost, and nothing else with it.
     pub(super) fn add(&self, level: Level, text: &str) {
         let now = now();
-        let next = |last: i64| Some(now.max(last + 1));
-        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now);
-        let line = Line { timestamp: now.max(last + 1), level, msg: format!("{}\n", text.trim_end()) };
+        let last = self.last.fetch_max(now, Ordering::Relaxed);
+        let line = Line { timestamp: now.max(last), level, msg: format!("{}\n", text.trim_end()) };
         let _ = locked(&self.spool).append(&line);
     }
 

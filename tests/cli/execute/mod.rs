@@ -1,6 +1,7 @@
 //! `agent execute`: a task without a queue, in each engine, against the embedded server.
 
 mod build;
+mod console;
 mod ends;
 mod outage;
 mod parameters;

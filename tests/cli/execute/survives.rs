@@ -2,7 +2,7 @@
 
 use super::in_each_engine;
 use super::task::{IN_DOCKER, IN_PODMAN, NATIVELY, Task, Where};
-use crate::support::{TestContext, wait_until};
+use crate::support::{TestContext, runs, wait_until};
 
 /// Takes its time.
 const SLOW: &str = "\
@@ -72,11 +72,4 @@ fn a_build_that_was_cut_off_is_made_again_and_nothing_of_the_first_runs_on() {
     task.execute().run().success();
     assert_eq!(task.server.status(&task.id), "completed");
     assert!(!runs(&sleep));
-}
-
-/// Whether a program runs whose command line has this in it.
-fn runs(text: &str) -> bool {
-    let processes = fs_err::read_dir("/proc").unwrap();
-    let lines = processes.flatten().filter_map(|it| fs_err::read(it.path().join("cmdline")).ok());
-    lines.map(|it| String::from_utf8_lossy(&it).replace('\0', " ")).any(|it| it.contains(text))
 }

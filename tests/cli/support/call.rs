@@ -105,13 +105,15 @@ impl Call {
         if let Some(writer) = writer {
             writer.join().unwrap();
         }
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let bytes = stdout.join().unwrap();
         Outcome {
             shown,
             root: self.root,
             code: status.code(),
-            stdout: text(stdout.join().unwrap()),
-            stderr: text(stderr.join().unwrap()),
+            stdout: text(&bytes),
+            stderr: text(&stderr.join().unwrap()),
+            bytes,
         }
     }
 
@@ -182,6 +184,8 @@ pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
     /// Standard output.
     pub(crate) stdout: String,
+    /// The same as it came.
+    pub(crate) bytes: Vec<u8>,
     /// Standard error.
     pub(crate) stderr: String,
 }

@@ -67,10 +67,10 @@ impl StandIn {
         write(&self.libraries().join("gpus"), gpus);
     }
 
-    /// Makes the device nodes: three devices, what all need, and the capabilities of the second's instances.
+    /// Makes the device nodes: four devices, what all need, and the capabilities of the second's instances.
     pub(crate) fn nodes(&self) {
         fs_err::create_dir_all(self.path("dev/nvidia-caps")).unwrap();
-        let names = ["nvidia0", "nvidia1", "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"];
+        let names = ["nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"];
         let capabilities = [66, 67, 75, 76].map(|it| format!("nvidia-caps/nvidia-cap{it}"));
         for name in names.iter().map(ToString::to_string).chain(capabilities) {
             let path = self.path("dev").join(name);

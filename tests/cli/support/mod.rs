@@ -23,10 +23,10 @@ pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
-pub(crate) use require::{Engine, base, docker_host, podman_socket, require, setting, user, venv};
+pub(crate) use require::{Engine, base, docker_host, podman_socket, require, scaled, setting, user, venv};
 pub(crate) use server::Server;
 pub(crate) use tap::Tap;
-pub(crate) use wait::{wait_for, wait_until};
+pub(crate) use wait::{runs, wait_for, wait_until};
 
 /// The time at which everything in the tests happens (2023-11-14).
 pub(crate) const EPOCH: &str = "1700000000";

@@ -102,6 +102,11 @@ pub(crate) fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().or_else(|| written.get(name).cloned()).filter(|it| !it.is_empty())
 }
 
+/// A number that says how long a proof is: a few seconds as a rule; `ci/soak` sets greater ones.
+pub(crate) fn scaled(name: &str, usual: u64) -> u64 {
+    setting(name).map_or(usual, |it| it.parse().unwrap_or_else(|_| panic!("{name}={it} is no number")))
+}
+
 fn runs(program: &str, argument: &str) -> bool {
     let mut command = Command::new(program);
     command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

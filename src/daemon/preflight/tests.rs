@@ -170,7 +170,6 @@ fn this_machine_knows_its_room_and_what_it_has() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn a_base_is_known_to_be_of_no_use_before_it_is_fetched() {
     let machine = Machine { free: Some(500), ..machine("535.104.05", "12.2", "tesla") };
     let at = |config: &Value, size: u64, off: bool| {
@@ -181,7 +180,9 @@ fn a_base_is_known_to_be_of_no_use_before_it_is_fetched() {
     assert_eq!((at(&newer, 1, true), at(&config(&[]), 500, false)), (Ok(()), Ok(())));
     assert_eq!(at(&config(&[]), 501, false).unwrap_err(), "501 bytes have to be fetched and 500 bytes are free");
     assert!(at(&json!({"architecture": "arm64"}), 1, false).unwrap_err().contains("`arm64`"));
-=======
+}
+
+#[test]
 fn the_recipe_with_cuda_asks_for_a_driver_that_knows_its_cuda() {
     let recipe: toml::Table = crate::system::recipe::text("debian-cuda").unwrap().parse().unwrap();
     let variables = recipe["environment"].as_table().unwrap();
@@ -193,5 +194,4 @@ fn the_recipe_with_cuda_asks_for_a_driver_that_knows_its_cuda() {
     assert_eq!(outcome(&config, &lock, &machine("580.65.06", "13.0", "geforce")), Ok(String::new()));
     let error = outcome(&config, &lock, &machine("535.183.01", "12.2", "tesla")).unwrap_err();
     assert!(error.contains("cuda>=12.6") && error.contains("CUDA up to 12.2"), "{error}");
->>>>>>> seal
 }

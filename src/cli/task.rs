@@ -23,7 +23,8 @@ pub struct TaskArgs {
     /// environment for any command
     #[arg(long, value_name = "WHAT", help_heading = "The image")]
     pub entry_point: Option<EntryPoint>,
-    /// Base image for tasks that name none, and container arguments: "image args"
+    /// Base image for tasks that name none, and container arguments: "image args"; --docker=- reads them from standard
+    /// input, and what is read there enters no image
     #[arg(
         long,
         value_name = "IMAGE ARGS",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::preflight::Here;
 use super::workshop::{lock as pin, task, workshop};
 use super::{Context, blocking};
 use crate::cli::lock::LockArgs;
@@ -17,7 +18,11 @@ pub(super) async fn run(args: LockArgs, context: &Context) -> Result<u8, Failure
     settings.notes.iter().for_each(|it| context.ui.reporter().note(it));
     let asked = task(&settings, context).await?;
     let (shop, _stop) = workshop(&settings, context).await?;
-    let lock = pin(Arc::new(shop), asked, &settings, context).await?;
+    let shop = Arc::new(shop);
+    let lock = pin(Arc::clone(&shop), asked, &settings, context).await?;
+    if let Some(here) = Here::of(&settings).await? {
+        here.check(&shop.around, &lock).await?;
+    }
     if args.lock_file == Path::new("-") {
         let documents = lock.documents();
         if !documents.texts.is_empty() {

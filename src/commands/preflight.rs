@@ -9,7 +9,7 @@ use crate::base::Around;
 use crate::daemon::preflight::{DISABLE, Machine, PreflightError, glance, is_set, preflight};
 use crate::digest::Digest;
 use crate::error::{During, Failure};
-use crate::gpu::{self, Discovery, GpuSet};
+use crate::gpu::{self, Ask, Discovery, GpuSet};
 use crate::lock::Lock;
 use crate::secret::Secret;
 use crate::settings::TaskSettings;
@@ -25,6 +25,10 @@ impl Here {
     /// Looks at this machine; none where the image is for any.
     pub(super) async fn of(settings: &TaskSettings) -> Result<Option<Self>, Failure> {
         let Some(ask) = settings.gpus.clone() else { return Ok(None) };
+        // A driver that is broken is nothing to a run that does not need it.
+        if ask == Ask::None {
+            return Ok(Some(Self { gpus: GpuSet::default(), found: Discovery::NoDriver(String::new()) }));
+        }
         blocking(move || {
             let found = gpu::discover()?;
             Ok(Some(Self { gpus: gpu::resolve(&ask, &found)?, found }))

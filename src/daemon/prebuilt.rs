@@ -32,6 +32,8 @@ pub struct Question<'a> {
     pub force_task_init: bool,
     /// What is to run the image.
     pub engine: EngineKind,
+    /// Whether no registry may be asked (`--standalone-mode`).
+    pub offline: bool,
 }
 
 /// An image of ours, and where a run can have it from.
@@ -173,7 +175,7 @@ async fn find(around: &Around, request: &Request, question: &Question<'_>) -> Re
         // What lies in files or is made by a recipe is a base.
         _ => return Ok(None),
     };
-    let asked_anew = question.agent.force_pull && matches!(request, Request::Image(_));
+    let asked_anew = question.agent.force_pull && !question.offline && matches!(request, Request::Image(_));
     if !asked_anew {
         if native && let Some(found) = in_store(around, request).await? {
             return Ok(Some(found));
@@ -187,7 +189,7 @@ async fn find(around: &Around, request: &Request, question: &Question<'_>) -> Re
             return Ok(Some(found));
         }
     }
-    if !matches!(request, Request::Image(_)) {
+    if !matches!(request, Request::Image(_)) || question.offline {
         return Ok(None);
     }
     let base = crate::base::find(around, request, &Platform::host()).await?;
@@ -388,8 +390,13 @@ mod tests {
 
     fn of(lock: Lock, change: impl FnOnce(&mut Value)) -> Prebuilt {
         let (counted, agent, request) = (counted(task(change)), agent(), "team/train:1".parse().unwrap());
-        let question =
-            Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Docker };
+        let question = Question {
+            counted: &counted,
+            agent: &agent,
+            force_task_init: false,
+            engine: EngineKind::Docker,
+            offline: false,
+        };
         let place = Place::Engine { name: "team/train:1".to_owned(), id: Digest::of("image") };
         compare(lock, Ready { config: Value::Null, place }, &request, &question).unwrap()
     }
@@ -426,8 +433,13 @@ mod tests {
             let mut task = task(|_| {});
             let is_known = |task: &Task, lock: Option<Lock>| {
                 let counted = counted(Task { lock: lock.and_then(|it| it.carried()), ..task.clone() });
-                let question =
-                    Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Native };
+                let question = Question {
+                    counted: &counted,
+                    agent: &agent,
+                    force_task_init: false,
+                    engine: EngineKind::Native,
+                    offline: false,
+                };
                 let asked = with_choices(&question, &request, None, |it| Asked::of(task, it));
                 (is_known_base(&question, &request), asked)
             };

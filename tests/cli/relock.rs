@@ -212,6 +212,36 @@ fn another_base_is_locked_anew_with_what_stands_on_it() {
 }
 
 #[test]
+fn a_forced_image_is_what_it_is_whatever_the_task_carries() {
+    let context = TestContext::warm();
+    let server = Server::start(&context);
+    let sample = Sample::new(&context);
+    let registry = Registry::start(&context);
+    let (image, other) = (registry.reference("library/base:1"), registry.reference("library/other:1"));
+    push_base(&context, &image);
+    push_base(&context, &other);
+    let id = create(&server, &sample, &image);
+    let first = lock(&context, &server, &id, |call| call);
+    let another = clone(&server, &id, &json!({"container": {"image": other}}));
+    let second = lock(&context, &server, &another, |call| call);
+    // Somebody writes a lock that says that another image is the one that was asked for.
+    let forged = Lock { base: second.base.clone(), ..first.clone() }.carried().unwrap();
+    server.call("tasks.started", &json!({"task": id}));
+    block(agent::clearml::tasks::set_configuration(&client(&server), &id, "agent-lock", &forged, "a lock")).unwrap();
+    let own = lock(&context, &server, &id, |call| call);
+    assert_eq!(own.base, second.base, "whose image it is anyway");
+    let forced = lock(&context, &server, &id, |call| call.args(["--docker", &image, "--force-docker"]));
+    assert_eq!((&forced.base, &forced.python), (&first.base, &first.python));
+    let call = lock_call(&context, &server, &id).env("CLEARML_DOCKER_IMAGE", &image);
+    call.env("CLEARML_AGENT__AGENT__DISABLE_TASK_DOCKER_OVERRIDE", "true").ok();
+    assert_eq!(Lock::read(&context.path("agent.lock")).unwrap().base, first.base);
+    let rule = format!("[{{ image: \"{image}\", force_container_rules: true, match {{}} }}]");
+    let call = lock_call(&context, &server, &id).env("CLEARML_AGENT__AGENT__DEFAULT_DOCKER__MATCH_RULES", rule);
+    call.ok();
+    assert_eq!(Lock::read(&context.path("agent.lock")).unwrap().base, first.base);
+}
+
+#[test]
 fn a_repositorys_own_requirements_stand_while_they_say_the_same() {
     let context = TestContext::warm();
     let server = Server::start(&context);
@@ -270,8 +300,13 @@ fn a_task_that_names_its_image_is_built_again_on_the_images_own_base() {
         let arguments = record.container.arguments.clone();
         let choice = ImageChoice { image, arguments: arguments.clone(), of_task: true };
         let counted = Counted { task: record, choice, carried: arguments, forced: false, own: true };
-        let question =
-            Question { counted: &counted, agent: &agent, force_task_init: false, engine: EngineKind::Docker };
+        let question = Question {
+            counted: &counted,
+            agent: &agent,
+            force_task_init: false,
+            engine: EngineKind::Docker,
+            offline: false,
+        };
         block(prebuilt::check(&around, question)).unwrap()
     };
     assert!(matches!(check(&id), Prebuilt::Same { .. }));

@@ -20,7 +20,7 @@ use crate::daemon::prebuilt::{self, Place, Prebuilt, Question, Ready};
 use crate::daemon::preflight::{self, Machine};
 use crate::engine::Docker;
 use crate::error::{During as _, Failure};
-use crate::gpu::{self, GpuSet};
+use crate::gpu::{self, Discovery, GpuSet};
 use crate::image::deliver::{DeliverError, Destination, deliver};
 use crate::image::named;
 use crate::lock::Lock;
@@ -150,7 +150,13 @@ async fn find(executor: &Executor, task: &str, gpus: &GpuSet) -> Result<Option<A
     }
     let around = around(executor)?;
     let force_task_init = Environment::current().get("CLEARML_AGENT_FORCE_TASK_INIT").is_some_and(|it| it != "0");
-    let question = Question { counted: &counted, agent: &settings.agent, force_task_init, engine: settings.engine };
+    let question = Question {
+        counted: &counted,
+        agent: &settings.agent,
+        force_task_init,
+        engine: settings.engine,
+        offline: settings.standalone,
+    };
     let checked = prebuilt::check(&around, question).await?;
     let (lock, ready) = match checked {
         Prebuilt::Same { lock, ready } => (*lock, *ready),
@@ -175,7 +181,8 @@ pub(super) async fn counted(executor: &Executor, answer: &Value) -> Result<Count
 
 /// Whether the image can run on this machine at all.
 fn fits(around: &Around, ready: &Ready, lock: &Lock, gpus: &GpuSet) -> Result<Vec<preflight::Warning>, Wrong> {
-    let found = gpu::discover()?;
+    // A driver that is broken is nothing to a run that does not need it.
+    let found = if gpus.is_empty() { Discovery::NoDriver(String::new()) } else { gpu::discover()? };
     // Nothing of it is built here: what the lock names is in the image.
     let machine = Machine { free: None, ..Machine::here(gpus, &found, &around.store, lock) };
     preflight::preflight(&ready.config, lock, &machine).map_err(|it| Wrong::Refused(it.into()))

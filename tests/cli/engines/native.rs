@@ -54,6 +54,45 @@ fn a_run_that_uses_too_much_memory_is_told_of() {
 }
 
 #[test]
+fn a_run_has_the_room_and_the_places_that_it_is_given() {
+    let context = TestContext::new();
+    let runs = context.path("runs");
+    block(async {
+        let image = image(&context).await;
+        let engine = engine(EngineKind::Native, &ground(&runs, &context.path("store"))).await;
+        let text = "{ cat /proc/self/cgroup; df -k /t /dev/shm | awk 'NR>1{print $6, $2}'; ulimit -n; hostname; pwd; \
+                    cut -d: -f1 /proc/net/dev | tr -d ' '; } > $AGENT_SPOOL/said; touch $AGENT_SPOOL/over; sleep 60";
+        let mut spec = script(&runs, &image, text);
+        let arguments = "--memory 256m --cpus 0.5 --pids-limit 50 --tmpfs /t:size=1m --shm-size 2m --ulimit nofile=99 \
+                         --hostname box -w /tmp --network none";
+        agent::run::arguments::apply(&mut spec.container, arguments).unwrap();
+        engine.start(&spec).await.unwrap();
+        written(&spec, "over");
+        let said = written(&spec, "said");
+        for line in ["/t 1024", "/dev/shm 2048", "99", "box", "/tmp", "lo"] {
+            assert!(said.lines().any(|it| it == line), "{line} in {said}");
+        }
+        assert!(!said.lines().any(|it| it.starts_with("eth")), "{said}");
+        let started = fs_err::read_to_string(spec.directory.join("monitor.json")).unwrap();
+        let started: serde_json::Value = serde_json::from_str(&started).unwrap();
+        let groups: Vec<&str> = started["groups"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+        let value = |file: &str| {
+            let found = groups.iter().find_map(|it| fs_err::read_to_string(format!("{it}/{file}")).ok());
+            found.map(|it| it.trim().to_owned())
+        };
+        // One group of version 2, or one of each controller of version 1.
+        assert_eq!(value("pids.max").as_deref(), Some("50"), "{groups:?}");
+        let quota = value("cpu.max").or_else(|| value("cpu.cfs_quota_us"));
+        assert!(quota.is_some_and(|it| it.split(' ').next() == Some("50000")), "{groups:?}");
+        let memory = value("memory.max").or_else(|| value("memory.limit_in_bytes"));
+        assert_eq!(memory.as_deref(), Some("268435456"), "{groups:?}");
+        engine.stop(&spec.id, std::time::Duration::ZERO).await.unwrap();
+        engine.remove(&spec.id).await.unwrap();
+        assert!(groups.iter().all(|it| !std::path::Path::new(it).exists()), "{groups:?}");
+    });
+}
+
+#[test]
 fn a_run_whose_monitor_is_killed_is_lost_and_nothing_of_it_goes_on() {
     let context = TestContext::new();
     let runs = context.path("runs");

@@ -148,8 +148,6 @@ fn what_the_agent_is_given_is_in_no_command_line_and_in_no_image() {
     }
     assert_eq!(running.wait(), Some(0), "{}", fs_err::read_to_string(&output).unwrap());
     assert!(fs_err::read_to_string(&output).unwrap().contains(&format!("token hush-{}", task.id)));
-    let unit = &task.units()[0];
-    let directory = context.path("state/runs").join(unit["run"].as_str().unwrap());
-    let lock = fs_err::read_to_string(directory.join("agent.lock")).unwrap();
+    let lock = context.agent().args(["inspect", "--lock", &format!("agent/task-{}:latest", task.id)]).ok();
     assert!(!lock.contains("hush") && !lock.contains("A_TOKEN") && !lock.contains("shm-size"), "{lock}");
 }

@@ -129,7 +129,7 @@ fn a_silent_registry_is_asked_once_where_docker_has_the_image() {
     std::thread::spawn(move || {
         silent.incoming().for_each(|_| {
             counted.fetch_add(1, Ordering::SeqCst);
-        })
+        });
     });
     block(async {
         let made = around(&context, "made");

@@ -23,7 +23,7 @@ fn base(context: &TestContext, registry: &Registry, name: &str, requirement: &st
         let bytes = serde_json::to_vec(&manifest).unwrap();
         image.manifest = agent::image::Document::new(&image.manifest.descriptor.media_type, bytes);
         push(&around, &image, &reference.parse().unwrap()).await.unwrap();
-        image.layers.iter().map(|it| it.descriptor.digest.hex().to_owned()).collect()
+        image.layers.iter().map(|it| it.descriptor.digest.hex()).collect()
     });
     (reference, digests)
 }

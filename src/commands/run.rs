@@ -57,7 +57,7 @@ pub(super) async fn run(args: RunArgs, context: &Context) -> Result<u8, Failure>
 
 async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) -> Result<u8, Failure> {
     match args.engine {
-        RunEngine::Native => natively::run(args, &around, given, context).await,
+        RunEngine::Native => natively::run(args, around, given, context).await,
         RunEngine::Docker => {
             let Some(engine) = around.docker.clone() else {
                 return Err(DeliverError::NoEngine { name: args.image.clone() }.into());

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::error::{Explain, Kind};
 use crate::report::Reporter;
 use crate::sandbox::{Bind, Guest, LayerBlob, Limit, Process, Sandbox, SandboxError};
-use crate::store::Store;
+use crate::store::{Lease, Store, StoreError};
 
 mod account;
 mod engine;
@@ -106,6 +106,9 @@ pub enum NativeError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Explain for NativeError {
@@ -115,6 +118,7 @@ impl Explain for NativeError {
             Self::Signals(error) => Kind::of_io(error),
             Self::Lost => Kind::Internal,
             Self::Sandbox(error) => error.kind(),
+            Self::Store(error) => error.kind(),
         }
     }
 
@@ -122,6 +126,7 @@ impl Explain for NativeError {
         match self {
             Self::NoCommand => vec!["Say what to run after the image's name.".to_owned()],
             Self::Sandbox(error) => error.hints(),
+            Self::Store(error) => error.hints(),
             _ => Vec::new(),
         }
     }
@@ -136,6 +141,8 @@ pub struct NativeRun {
     warnings: Vec<String>,
     // Below the process: it goes after it.
     _sandbox: Sandbox,
+    // And after that nobody stands on what is leased.
+    _lease: Lease,
 }
 
 /// Starts an image. To be called outside of async code: unpacking takes its time.
@@ -160,7 +167,11 @@ pub fn start(
     if argv.is_empty() {
         return Err(NativeError::NoCommand);
     }
-    let sandbox = Sandbox::open(store, &spec.layers, reporter)?;
+    let mut sandbox = Sandbox::open(store, &spec.layers, reporter)?;
+    let blobs = spec.layers.iter().map(|it| store.blob_path(&it.blob));
+    let lease = store.lease(sandbox.stands_on().chain(blobs))?;
+    // It may go on for months, and the rest of the store is to be collected meanwhile.
+    sandbox.let_go();
     let user = spec.user.clone().unwrap_or_else(|| text("User"));
     let account = Account::find(&sandbox, &user)?;
     let mut env: BTreeMap<String, String> =
@@ -196,7 +207,7 @@ pub fn start(
         control_groups: groups.paths(),
     };
     let process = sandbox.start(&guest, streams)?;
-    Ok(NativeRun { process, groups, warnings, _sandbox: sandbox })
+    Ok(NativeRun { process, groups, warnings, _sandbox: sandbox, _lease: lease })
 }
 
 impl NativeRun {

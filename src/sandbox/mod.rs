@@ -98,6 +98,17 @@ impl Sandbox {
         })
     }
 
+    /// What of the store it stands on, besides blobs: unpacked layers, and where its changes go.
+    pub fn stands_on(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let unpacked = self.lowers.iter().filter_map(|it| it.parent());
+        unpacked.chain(self.scratch.as_ref().map(tempfile::TempDir::path)).map(Path::to_owned)
+    }
+
+    /// Lets the store go, where a lease keeps all that this stands on.
+    pub fn let_go(&mut self) {
+        self.store = self.store.let_go();
+    }
+
     /// The way it is had.
     #[must_use]
     pub const fn way(&self) -> &Way {

@@ -1,4 +1,5 @@
-//! Collection: bounded by bytes, oldest last use first, only while nobody works in the store.
+//! Collection: bounded by bytes, oldest last use first, only while nobody works in the store. What a run that goes on
+//! stands on is leased ([`super::Lease`]) and stays.
 
 use std::collections::HashSet;
 use std::io;
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 
+use super::leases::leased;
 use super::{Store, StoreError};
 use crate::digest::{Digest, digest_reader};
 use crate::fs::{FileLock, Sharing, write_whole};
@@ -76,17 +78,23 @@ pub fn collect(root: &Path, limit: u64, other: &Remover<'_>) -> Result<Collected
     let Some(_lease) = FileLock::try_acquire(&root.join("lease"), Sharing::Exclusive).map_err(failed)? else {
         return Ok(Collected::Busy);
     };
+    let root = &fs::canonicalize(root).map_err(failed)?;
+    let leased = leased(root).map_err(failed)?;
     let before = tree_size(root).map_err(failed)?;
     let mut removed = 0;
     for entry in fs::read_dir(root.join("tmp")).map_err(failed)? {
-        remove(&entry.map_err(failed)?.path(), other).map_err(failed)?;
-        removed += 1;
+        let path = entry.map_err(failed)?.path();
+        if !leased.contains(&path) {
+            remove(&path, other).map_err(failed)?;
+            removed += 1;
+        }
     }
     // Nobody holds or awaits any of them: who does has the store open.
     for entry in fs::read_dir(root.join("locks")).map_err(failed)? {
         fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
     }
     let mut things = things(root).map_err(failed)?;
+    things.retain(|it| !leased.contains(&it.path));
     things.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
     let mut left = tree_size(root).map_err(failed)?;
     for thing in things {
@@ -119,11 +127,12 @@ pub(super) fn sweep(root: &Path) {
     }
     let entries = |name: &str| std::fs::read_dir(root.join(name)).into_iter().flatten().flatten();
     let Ok(Some(_lease)) = FileLock::try_acquire(&root.join("lease"), Sharing::Exclusive) else { return };
+    let Ok(leased) = leased(root) else { return };
     // What git has under way lies beside what it has, under names like no other.
     let of_git = entries("git/mirrors").chain(entries("git/lfs"));
     let of_git = of_git.filter(|it| it.file_name().as_encoded_bytes().starts_with(b".new-"));
-    for entry in entries("tmp").chain(of_git) {
-        let _ = remove(&entry.path(), &|_| Ok(()));
+    for path in entries("tmp").chain(of_git).map(|it| it.path()).filter(|it| !leased.contains(it)) {
+        let _ = remove(&path, &|_| Ok(()));
     }
 }
 
@@ -248,6 +257,29 @@ mod tests {
         assert!(matches!(collect(dir.path(), limit, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.has(&old), store.has(&new)), (None, Some(200_000)));
+    }
+
+    #[test]
+    fn what_is_leased_stays_until_its_holder_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (used, other) = (store.put_bytes(&[1; 200_000]).unwrap().0, store.put_bytes(&[2; 200_000]).unwrap().0);
+        let scratch = store.scratch().unwrap().keep();
+        let lease = store.lease([store.blob_path(&used), scratch.clone()]).unwrap();
+        // A run goes on, and nobody works in the store.
+        let run = store.let_go();
+        drop(store);
+        // Opening sweeps as well.
+        drop(Store::open(dir.path()).unwrap());
+        assert!(matches!(collect(dir.path(), 0, &|_| Ok(())).unwrap(), Collected::Done { removed: 1, .. }));
+        assert!(run.has(&used).is_some() && run.has(&other).is_none() && scratch.exists());
+        // Killed: its file stays, and locks nothing.
+        let path = fs::read_dir(dir.path().join("leases")).unwrap().next().unwrap().unwrap().path();
+        let said = fs::read(&path).unwrap();
+        drop(lease);
+        fs::write(&path, said).unwrap();
+        assert!(matches!(collect(dir.path(), 0, &|_| Ok(())).unwrap(), Collected::Done { .. }));
+        assert!(run.has(&used).is_none() && !scratch.exists() && !path.exists());
     }
 
     #[test]

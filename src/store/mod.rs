@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! <store>
-//! ├── version                      "1"; another number is a clear error
+//! ├── version                      "2"; another number is a clear error, and 1, which had no leases, becomes it
 //! ├── lease                        flock: shared while a process works here, exclusive while it is collected
+//! ├── leases/<name>                flock: held by a run that goes on, and names what it stands on ([`Lease`])
 //! ├── oci-layout                   the store is an OCI image layout of blobs (image-spec, "Image Layout")
 //! ├── blobs/sha256/<hex>           whole, synced, read-only; last use = mtime
 //! ├── index/<table>/<hex>.json     records: what a key stands for; a record may name blobs that are gone
@@ -11,7 +12,7 @@
 //! ├── git/ wheels/ programs/ apt/  what the modules of these names keep
 //! ├── locks/<name>                 flock: one builder of a thing at a time
 //! ├── collected                    mtime: when a build last looked whether all this is within its bound
-//! └── tmp/                         what is being written; whatever lies here when nobody works is rubbish
+//! └── tmp/                         what is being written; whatever lies here unleased when nobody works is rubbish
 //! ```
 //!
 //! Everything is written in `tmp`, synced and renamed into place, so a kill at any instant leaves nothing half done.
@@ -33,11 +34,15 @@ use crate::oci::LayerWriter;
 
 mod blobs;
 pub mod gc;
+mod leases;
 
 pub use blobs::BlobWriter;
+pub use leases::Lease;
 
 /// The version of the layout this program reads and writes.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+/// The version before: the same without leases. Programs that know only that one would collect what runs stand on.
+const BEFORE: &str = "1";
 
 /// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +165,8 @@ impl Table {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: Arc<PathBuf>,
-    _lease: Arc<FileLock>,
+    /// Absent where a [`Lease`] keeps all that is still needed.
+    _lease: Option<Arc<FileLock>>,
     forgetful: bool,
 }
 
@@ -189,6 +195,10 @@ impl Store {
         let version = root.join("version");
         match fs::read_to_string(&version) {
             Ok(found) if found.trim() == VERSION => {}
+            Ok(found) if found.trim() == BEFORE => {
+                create_private_dir(&root.join("leases")).map_err(failed)?;
+                write_whole(&version, VERSION.as_bytes(), 0o600).map_err(failed)?;
+            }
             Ok(found) => return Err(StoreError::Version { store: root.clone(), found: found.trim().to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 for dir in [
@@ -200,6 +210,7 @@ impl Store {
                     "programs",
                     "apt",
                     "locks",
+                    "leases",
                     "tmp",
                 ] {
                     create_private_dir(&root.join(dir)).map_err(failed)?;
@@ -212,7 +223,7 @@ impl Store {
             }
             Err(error) => return Err(failed(error)),
         }
-        Ok(Self { root: Arc::new(root.clone()), _lease: Arc::new(lease), forgetful: false })
+        Ok(Self { root: Arc::new(root.clone()), _lease: Some(Arc::new(lease)), forgetful: false })
     }
 
     /// The same store, without memory of layers and images: what is asked for is made anew, and remembered.
@@ -343,6 +354,16 @@ mod tests {
         fs::write(store.root().join("version"), "999").unwrap();
         let error = Store::open(store.root()).unwrap_err();
         assert!(matches!(error, StoreError::Version { ref found, .. } if found == "999"), "{error}");
+    }
+
+    #[test]
+    fn a_store_without_leases_gets_them() {
+        let (_dir, store) = store();
+        fs::write(store.root().join("version"), "1").unwrap();
+        fs::remove_dir(store.root().join("leases")).unwrap();
+        let again = Store::open(store.root()).unwrap();
+        assert_eq!(fs::read_to_string(again.root().join("version")).unwrap(), VERSION);
+        drop(again.lease([]).unwrap());
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(super) async fn run(
         (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
+    // The engine has all that runs: nothing of us is to keep the store from being collected.
+    drop(around);
     attend(&place, spec, context).await
 }
 

@@ -17,15 +17,15 @@ use crate::run::native;
 use crate::sandbox::{Bind, LayerBlob};
 
 /// Runs an image to its end.
-pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: &Context) -> Result<u8, Failure> {
+pub(super) async fn run(args: &RunArgs, around: Around, given: Given, context: &Context) -> Result<u8, Failure> {
     // Before anything is fetched.
     let edits = gpus::edits(args.gpus.as_deref(), context).await?;
-    let image = read::fetch_whole(around, &given.request, &Platform::host()).await?;
+    let image = read::fetch_whole(&around, &given.request, &Platform::host()).await?;
     let ours = image.config.pointer("/config/Entrypoint/0").is_some_and(|it| it == launch::BINARY);
     let mut asked = ContainerSpec::default();
     if ours {
         asked =
-            super::of_task(around, &given.request, (EngineKind::Native, args.trust_image_arguments), context).await?;
+            super::of_task(&around, &given.request, (EngineKind::Native, args.trust_image_arguments), context).await?;
         here(&mut asked, &given.binds, context);
     }
     let (mut spec, left) = native::of_container(&asked);
@@ -41,6 +41,8 @@ pub(super) async fn run(args: &RunArgs, around: &Around, given: Given, context: 
     spec.name = format!("agent-run-{}", std::process::id());
     gpus::lend(edits, &mut spec);
     let (store, reporter) = (around.store.clone(), context.ui.reporter());
+    // The run has a lease of its own; nothing else of us is to keep the store from being collected.
+    drop(around);
     let mut signals = native::Signals::listen()?;
     let started = blocking(move || {
         let streams = (Stdio::inherit(), Stdio::inherit(), Stdio::inherit());

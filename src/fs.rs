@@ -50,7 +50,20 @@ fn publish(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> io::Res
     aside.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     aside.as_file().sync_all()?;
     aside.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    sync_parent(path)
+}
+
+/// Makes a rename last: after a power cut the file is there under its new name.
+///
+/// # Errors
+/// Whatever syncing the directory gives; file systems that know no such thing are no error.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    match fs::File::open(parent_of(path)).and_then(|it| it.sync_all()) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        // A directory may be written to and not read.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Creates a directory and its parents; those it creates are for the owner alone (0700).

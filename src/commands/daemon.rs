@@ -9,6 +9,7 @@ use super::workshop::client as client_of;
 use super::{Context, blocking, daemons};
 use crate::clearml::Client;
 use crate::cli::daemon::DaemonArgs;
+use crate::daemon::aside::Aside;
 use crate::daemon::asked::Signals;
 use crate::daemon::dispatcher::{self, Desk, Habits};
 use crate::daemon::instances::{About, Forced, Instance, Instances, Now, Running};
@@ -22,12 +23,13 @@ use crate::daemon::take::{Counter, Driver};
 use crate::daemon::tally::Tally;
 use crate::daemon::work::Standing;
 use crate::daemon::worker::Worker;
-use crate::daemon::{DaemonAsk, DaemonSettings, Executor, Journal, Phase, crew};
+use crate::daemon::{DaemonAsk, DaemonSettings, Executor, Journal, Phase, crew, detach, engines};
 use crate::error::Failure;
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::http::Retry;
 use crate::machine::Machine;
 use crate::registry;
+use crate::report::SharedReporter;
 use crate::run::{EngineKind, Ground, engine_of};
 use crate::settings::daemon::{identity, merge};
 use crate::store::Store;
@@ -48,17 +50,35 @@ pub(super) async fn run(args: DaemonArgs, context: &Context) -> Result<u8, Failu
 /// Serves queues until it is told to end and has.
 async fn serve(settings: DaemonSettings, context: &Context) -> Result<u8, Failure> {
     // Before anything is begun, so that no signal ends us in the middle of it.
-    let mut signals = Signals::listen()?;
+    let signals = Signals::listen()?;
     if settings.background_log.is_some() {
         crate::daemon::detach::become_session()?;
     }
-    let reporter = context.ui.reporter();
+    let aside = Aside::of(context.ui.reporter())?;
+    let served = serve_with(&settings, aside.clone(), signals, context).await;
+    aside.finish();
+    served
+}
+
+async fn serve_with(
+    settings: &DaemonSettings,
+    reporter: SharedReporter,
+    mut signals: Signals,
+    context: &Context,
+) -> Result<u8, Failure> {
     for note in &settings.execution.notes {
         reporter.note(note.clone());
     }
     let client = client_of(&settings.execution.api, context)?;
-    let gpus = gpus(&settings).await?;
-    let executor = Arc::new(executor(&settings, client.clone(), context).await?);
+    // A driver or an engine may never answer.
+    let (gpus, executor) = tokio::select! {
+        ready = async {
+            let gpus = gpus(settings).await?;
+            Ok::<_, Failure>((gpus, executor(settings, client.clone(), &reporter, context).await?))
+        } => ready?,
+        _ = signals.next() => return Ok(0),
+    };
+    let executor = Arc::new(executor);
     let instances = Instances::open(&settings.execution.state)?;
     let tally = Arc::new(Tally::default());
     let figures = Arc::clone(&tally);
@@ -69,14 +89,17 @@ async fn serve(settings: DaemonSettings, context: &Context) -> Result<u8, Failur
     };
     let told = page.as_ref().map(|it| it.0.to_string());
     let queues = tokio::select! {
-        queues = find_queues(&client, &settings, &executor) => queues?,
+        queues = find_queues(&client, settings, &executor) => queues?,
         _ = signals.next() => return Ok(0),
     };
-    let instance = instances.claim(&identity(&settings), about(&settings, told))?;
+    let instance = instances.claim(&identity(settings), about(settings, told))?;
     tokio::spawn(remove_leftovers(Arc::clone(&executor)));
+    if let Some(log) = &settings.background_log {
+        tokio::spawn(detach::bound_log(log.clone()));
+    }
     let shown = Shown { instance, metrics, tally };
-    let desk = desk(&settings, &executor, (queues, gpus), shown, context)?;
-    reporter.note(greeting(&desk, &settings));
+    let desk = desk(settings, &executor, (queues, gpus), shown, context)?;
+    reporter.note(greeting(&desk, settings));
     let (ask, asks) = mpsc::channel(8);
     let listening = tokio::spawn(async move { while ask.send(signals.next().await).await.is_ok() {} });
     let answering = page.map(|it| tokio::spawn(it.1));
@@ -105,7 +128,12 @@ async fn find_queues(client: &Client, settings: &DaemonSettings, executor: &Exec
     }
 }
 
-async fn executor(settings: &DaemonSettings, client: Client, context: &Context) -> Result<Executor, Failure> {
+async fn executor(
+    settings: &DaemonSettings,
+    client: Client,
+    reporter: &SharedReporter,
+    context: &Context,
+) -> Result<Executor, Failure> {
     let execution = settings.execution.clone();
     let journal = Journal::open(&execution.state)?;
     journal.prune()?;
@@ -116,11 +144,12 @@ async fn executor(settings: &DaemonSettings, client: Client, context: &Context) 
         registry: registry::Client::new(registry::Settings { credentials, ..registry::Settings::default() })?,
         container_host: context.session.environment.get("CONTAINER_HOST").map(str::to_owned),
         lends: true,
-        reporter: context.ui.reporter(),
+        reporter: Arc::clone(reporter),
     };
     let engine = engine_of(execution.engine, &ground).await?;
-    let (program, reporter) = (std::env::current_exe()?, context.ui.reporter());
-    Ok(Executor { settings: execution, client, engine, journal, program, reporter })
+    let open = engines::on(ground);
+    let (program, reporter) = (std::env::current_exe()?, Arc::clone(reporter));
+    Ok(Executor { settings: execution, client, engine, open, journal, program, reporter })
 }
 
 fn has_left_runs(executor: &Executor) -> Result<bool, Failure> {
@@ -128,8 +157,9 @@ fn has_left_runs(executor: &Executor) -> Result<bool, Failure> {
     Ok(found.units.iter().any(|it| it.phase != Phase::Done && it.queue.is_some()))
 }
 
-/// Removes what the engine still has of runs that are over: it was away when they ended.
+/// Removes what the engine still has of runs that are over: it was away when they ended. And images that nobody uses.
 async fn remove_leftovers(executor: Arc<Executor>) {
+    executor.tidy().await;
     let Ok(runs) = executor.engine.runs().await else { return };
     let Ok(found) = executor.journal.all() else { return };
     for record in found.units.iter().filter(|it| it.phase == Phase::Done && runs.contains(&it.run)) {
@@ -188,17 +218,18 @@ fn desk(
     // A reader that is gone must not end what runs.
     let console: Option<crew::Console> =
         settings.show_console.then(|| -> crew::Console { Arc::new(move |bytes| drop(ui.write(bytes))) });
-    let reporter = context.ui.reporter();
+    let reporter = Arc::clone(&executor.reporter);
     let troubled = Arc::clone(&reporter);
     let notify = Notify::from(&context.session.environment);
     let limit = match settings.slots {
         Slots::Services(limit) => limit,
         _ => None,
     };
+    let whose = crew::Whose { worker: worker_id.clone(), tags: settings.tags.clone() };
     Ok(Desk {
         counter: Counter {
             client,
-            crew: Arc::new(crew::of(executor, settings.tags.clone(), console)),
+            crew: Arc::new(crew::of(executor, whose, console)),
             reporter,
             worker: worker_id.clone(),
             driver: (settings.slots == Slots::Dynamic).then(driver),

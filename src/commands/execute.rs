@@ -3,31 +3,39 @@
 //! A unit does the work (`daemon::unit`); here is what makes it a command: which task, signals, and the program's output
 //! on our own. A run that an earlier `agent execute` of the task left behind is gone on with.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::workshop::client as client_of;
 use super::{Context, Interrupted, blocking};
 use crate::clearml::{Client, tasks};
 use crate::cli::execute::ExecuteArgs;
+use crate::daemon::aside::{self, Aside};
 use crate::daemon::journal::{Journal, Journalled};
-use crate::daemon::{Ask, Claim, ExecuteSettings, Executor, UnitEnd, UnitEvent, unit};
+use crate::daemon::{Ask, Claim, ExecuteSettings, Executor, Phase, UnitEnd, UnitEvent, engines, unit};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::GpuSet;
 use crate::registry;
-use crate::run::{Engine, Ground, RunId, engine_of};
+use crate::report::SharedReporter;
+use crate::run::{Ground, RunId, engine_of};
 use crate::settings::execute::merge;
 use crate::spool::OutputReader;
 use crate::store::Store;
 
+mod output;
+mod signals;
+
+use output::Output;
+use signals::{Current, Signals};
+
 /// How often the program's output is looked for.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the last of it may take to be read when we are to end.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Why a task is not executed.
 #[derive(Debug, thiserror::Error)]
@@ -71,24 +79,51 @@ impl Explain for ExecuteError {
 /// Runs a task to its end.
 pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Failure> {
     let settings = merge(&args, &context.session)?;
-    settings.execution.notes.iter().for_each(|it| context.ui.reporter().note(it));
     // Before anything is begun, so that no signal ends us in the middle of it.
     let mut signals = Signals::listen()?;
+    let aside = Aside::of(context.ui.reporter())?;
+    let reporter: SharedReporter = aside.clone();
+    settings.execution.notes.iter().for_each(|it| reporter.note(it));
+    let ready = tokio::select! {
+        ready = get_ready(&settings, reporter, context) => ready,
+        // What has been written down by then is found by the next start.
+        () = signals.next() => Err(Interrupted.into()),
+    };
+    let ended = match ready {
+        Ok(ready) => attend(ready, &settings, signals).await,
+        Err(failure) => Err(failure),
+    };
+    aside.finish();
+    let (task, end) = ended?;
+    judge(&task, end, context)
+}
+
+/// All that a run needs.
+struct Ready {
+    executor: Arc<Executor>,
+    output: Output,
+    claim: Claim,
+    /// What an earlier process left of this task.
+    left: Option<Journalled>,
+}
+
+/// Asks the server for the task and takes it where that has to be done first.
+async fn get_ready(settings: &ExecuteSettings, reporter: SharedReporter, context: &Context) -> Result<Ready, Failure> {
     let client = client_of(&settings.execution.api, context)?;
-    let task = task(&client, &settings, context).await?;
-    let executor = Arc::new(executor(&settings, client, context).await?);
-    let mut output = Output::open(settings.log_file.as_deref(), context)?;
-    let worker = worker(&settings);
-    let mut claim = Claim {
+    let task = task(&client, settings, context).await?;
+    let executor = Arc::new(executor(settings, client, reporter, context).await?);
+    let output = Output::open(settings.log_file.as_deref(), &executor.reporter, &context.ui)?;
+    let claim = Claim {
         task,
         queue: None,
-        worker,
-        gpus: gpus(&settings).await?,
+        worker: worker(settings),
+        parent: None,
+        gpus: gpus(settings).await?,
         tags: Vec::new(),
         attempt: 0,
         run: RunId::new()?,
     };
-    let left = left_behind(&executor.journal, &claim.task, executor.engine.name()).await?;
+    let left = left_behind(&executor.journal, &claim.task).await?;
     if left.is_none() && settings.require_queue {
         // Written down before it leaves its queue: it is not lost with us.
         intend(&executor, &claim, settings.monitored)?;
@@ -101,17 +136,28 @@ pub(super) async fn run(args: ExecuteArgs, context: &Context) -> Result<u8, Fail
         }
     }
     executor.client.call("workers.register", &json!({ "worker": claim.worker, "queues": [] })).await?;
+    Ok(Ready { executor, output, claim, left })
+}
+
+/// Attends the task to its end: its id, and how it ended.
+async fn attend(ready: Ready, settings: &ExecuteSettings, mut signals: Signals) -> Result<(String, UnitEnd), Failure> {
+    let Ready { executor, output, mut claim, left } = ready;
     let (ask, asks) = watch::channel(Ask::Nothing);
-    let (current, runs) = watch::channel(claim.run.clone());
-    let engine = Arc::clone(&executor.engine);
-    let listening = tokio::spawn(async move { signals.obey(&ask, &*engine, &runs).await });
-    let attending = Attending { executor: &executor, settings: &settings, context, asks, current };
-    let ended = attending.to_the_end(&mut claim, left, &mut output).await;
+    let current = Current { run: claim.run.clone(), engine: Arc::clone(&executor.engine), runs: false };
+    let (current, watched) = watch::channel(current);
+    let listening = tokio::spawn(async move { signals.obey(&ask, &watched).await });
+    let output = Arc::new(Mutex::new(output));
+    let attending = Attending { executor: &executor, settings, asks, current, output };
+    let ended = attending.to_the_end(&mut claim, left).await;
     listening.abort();
-    let goodbye = json!({ "worker": claim.worker, "queues": [] });
-    // A server that is away does not need to know.
-    let _ = tokio::time::timeout(Duration::from_secs(5), executor.client.call("workers.unregister", &goodbye)).await;
-    judge(&claim.task, ended?, context)
+    // A run that goes on keeps its worker.
+    if !matches!(ended, Ok(UnitEnd::Detached)) {
+        let goodbye = json!({ "worker": claim.worker, "queues": [] });
+        let told = executor.client.call("workers.unregister", &goodbye);
+        // A server that is away does not need to know.
+        let _ = tokio::time::timeout(Duration::from_secs(5), told).await;
+    }
+    Ok((claim.task, ended?))
 }
 
 /// The task's id: the one that was named, or a clone's.
@@ -126,7 +172,12 @@ async fn task(client: &Client, settings: &ExecuteSettings, context: &Context) ->
     Ok(id)
 }
 
-async fn executor(settings: &ExecuteSettings, client: Client, context: &Context) -> Result<Executor, Failure> {
+async fn executor(
+    settings: &ExecuteSettings,
+    client: Client,
+    reporter: SharedReporter,
+    context: &Context,
+) -> Result<Executor, Failure> {
     let execution = settings.execution.clone();
     let journal = Journal::open(&execution.state)?;
     let ground = Ground {
@@ -138,35 +189,32 @@ async fn executor(settings: &ExecuteSettings, client: Client, context: &Context)
         })?,
         container_host: context.session.environment.get("CONTAINER_HOST").map(str::to_owned),
         lends: true,
-        reporter: context.ui.reporter(),
+        reporter: Arc::clone(&reporter),
     };
-    let engine: Arc<dyn Engine> = engine_of(execution.engine, &ground).await?;
+    let engine = engine_of(execution.engine, &ground).await?;
+    let open = engines::on(ground);
     let program = std::env::current_exe()?;
-    Ok(Executor { settings: execution, client, engine, journal, program, reporter: context.ui.reporter() })
+    Ok(Executor { settings: execution, client, engine, open, journal, program, reporter })
 }
 
 /// What attending takes.
 struct Attending<'a> {
     executor: &'a Arc<Executor>,
     settings: &'a ExecuteSettings,
-    context: &'a Context,
     asks: watch::Receiver<Ask>,
     /// The run that signals are about.
-    current: watch::Sender<RunId>,
+    current: watch::Sender<Current>,
+    /// Where what it prints goes.
+    output: Arc<Mutex<Output>>,
 }
 
 impl Attending<'_> {
     /// Attends the unit, and those that follow it where the machinery failed.
-    async fn to_the_end(
-        &self,
-        claim: &mut Claim,
-        mut left: Option<Journalled>,
-        output: &mut Output,
-    ) -> Result<UnitEnd, Failure> {
+    async fn to_the_end(&self, claim: &mut Claim, mut left: Option<Journalled>) -> Result<UnitEnd, Failure> {
         loop {
-            match self.once(claim, left.take(), output).await? {
+            match self.once(claim, left.take()).await? {
                 UnitEnd::Again { reason, attempt } => {
-                    self.context.ui.reporter().warning(format!("trying again: {reason}"));
+                    self.executor.reporter.warning(format!("trying again: {reason}"));
                     (claim.attempt, claim.run) = (attempt, RunId::new()?);
                 }
                 end => return Ok(end),
@@ -175,34 +223,62 @@ impl Attending<'_> {
     }
 
     /// Attends one unit, and hands on what its run prints.
-    async fn once(&self, claim: &Claim, left: Option<Journalled>, output: &mut Output) -> Result<UnitEnd, Failure> {
+    async fn once(&self, claim: &Claim, left: Option<Journalled>) -> Result<UnitEnd, Failure> {
         let (events, news) = mpsc::channel(64);
-        let telling = tokio::spawn(tell(news, self.context.clone()));
         let run = left.as_ref().map_or_else(|| claim.run.clone(), |it| it.record().run.clone());
-        let mut reader = OutputReader::new(&self.executor.journal.spool(&run));
-        let _ = self.current.send(run);
-        let end = {
-            let unit = self.unit(claim, left, events);
-            tokio::pin!(unit);
-            loop {
-                tokio::select! {
-                    end = &mut unit => break end,
-                    () = tokio::time::sleep(LOOK) => output.pass_on(&mut reader).await,
-                }
+        let reader = OutputReader::new(&self.executor.journal.spool(&run));
+        let output = Arc::clone(&self.output);
+        let showing = aside::show(reader, LOOK, move |piece| {
+            output.lock().unwrap_or_else(PoisonError::into_inner).pass_on(piece);
+        })?;
+        let executor = match &left {
+            Some(left) => engines::executor_of(self.executor, left.record()),
+            None => Arc::clone(self.executor),
+        };
+        self.current.send_modify(|it| {
+            *it = Current { run, engine: Arc::clone(&executor.engine), runs: false };
+        });
+        let hearing = self.hear(news);
+        let (end, ()) = tokio::join!(self.unit(executor, claim, left, events), hearing);
+        // Whoever reads what we print may take its time, unless we are to end.
+        let asked = async {
+            let mut asks = self.asks.clone();
+            if asks.wait_for(|it| *it != Ask::Nothing).await.is_err() {
+                std::future::pending::<()>().await;
             }
         };
-        output.pass_on(&mut reader).await;
-        let _ = telling.await;
+        tokio::select! {
+            () = showing.finish() => {}
+            () = async { asked.await; tokio::time::sleep(LAST).await } => {}
+        }
         end
+    }
+
+    /// Hears what the unit tells; shows each thing once.
+    async fn hear(&self, mut news: mpsc::Receiver<UnitEvent>) {
+        let mut last = String::new();
+        while let Some(event) = news.recv().await {
+            match event {
+                UnitEvent::Phase(phase) => {
+                    self.current.send_modify(|it| it.runs = matches!(phase, Phase::Start | Phase::Run));
+                }
+                UnitEvent::Note(text) if text != last => {
+                    self.executor.reporter.note(text.clone());
+                    last = text;
+                }
+                UnitEvent::Note(_) => {}
+            }
+        }
     }
 
     async fn unit(
         &self,
+        executor: Arc<Executor>,
         claim: &Claim,
         left: Option<Journalled>,
         events: mpsc::Sender<UnitEvent>,
     ) -> Result<UnitEnd, Failure> {
-        let (executor, asks) = (Arc::clone(self.executor), self.asks.clone());
+        let asks = self.asks.clone();
         if let Some(journalled) = left {
             return unit::resume(executor, journalled, asks, events).await;
         }
@@ -237,7 +313,10 @@ fn judge(task: &str, end: UnitEnd, context: &Context) -> Result<u8, Failure> {
             let status = status.replace('_', " ");
             Err(ExecuteError::Refused { task: task.to_owned(), status, worker }.into())
         }
-        UnitEnd::Detached => Err(Interrupted.into()),
+        UnitEnd::Detached => {
+            context.ui.say(&format!("task {task} is left as it is; the next `agent execute` of it goes on from here"));
+            Err(Interrupted.into())
+        }
         UnitEnd::Requeued { reason } | UnitEnd::Again { reason, .. } => {
             context.ui.say(&format!("task {task}: it is to be tried again: {reason}"));
             Ok(Kind::Unreachable.exit_code())
@@ -249,25 +328,15 @@ fn judge(task: &str, end: UnitEnd, context: &Context) -> Result<u8, Failure> {
     }
 }
 
-/// Shows what a unit tells, each thing once.
-async fn tell(mut news: mpsc::Receiver<UnitEvent>, context: Context) {
-    let mut last = String::new();
-    while let Some(event) = news.recv().await {
-        if let UnitEvent::Note(text) = event
-            && text != last
-        {
-            context.ui.reporter().note(text.clone());
-            last = text;
-        }
-    }
-}
-
 /// The run of this task that an earlier process left behind.
-async fn left_behind(journal: &Journal, task: &str, engine: &str) -> Result<Option<Journalled>, Failure> {
-    let (journal, task, engine) = (journal.clone(), task.to_owned(), engine.to_owned());
+async fn left_behind(journal: &Journal, task: &str) -> Result<Option<Journalled>, Failure> {
+    let (journal, task) = (journal.clone(), task.to_owned());
     blocking(move || {
-        let found = journal.abandoned(|it| it.task == task && it.queue.is_none() && it.engine == engine)?;
-        Ok(found.units.into_iter().next())
+        let found = journal.abandoned(|it| it.task == task && it.queue.is_none())?;
+        let mut left = found.units.into_iter().next();
+        // Whoever asks for the task now wants it to run, whatever was asked before it did.
+        left.as_mut().map_or(Ok(()), Journalled::withdraw)?;
+        Ok(left)
     })
     .await
 }
@@ -295,100 +364,6 @@ fn worker(settings: &ExecuteSettings) -> String {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         format!("{}:{}", agent.worker_name.clone().unwrap_or_else(host), std::process::id())
     })
-}
-
-/// What the program prints: on standard output, and in the log file.
-struct Output {
-    context: Context,
-    log: Option<(PathBuf, tokio::fs::File)>,
-    /// Whether people know that it cannot be read.
-    troubled: bool,
-}
-
-impl Output {
-    fn open(log: Option<&Path>, context: &Context) -> Result<Self, Failure> {
-        let log = match log {
-            None => None,
-            Some(path) => {
-                let failed = |source| ExecuteError::Log { path: path.to_owned(), source };
-                let file = fs_err::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-                Some((path.to_owned(), tokio::fs::File::from_std(file.into_file())))
-            }
-        };
-        Ok(Self { context: context.clone(), log, troubled: false })
-    }
-
-    /// Hands on what has come since.
-    async fn pass_on(&mut self, reader: &mut OutputReader) {
-        loop {
-            let piece = match reader.read_next() {
-                Ok(Some(piece)) => piece,
-                Ok(None) => return,
-                Err(error) => {
-                    // The program may have put anything there; the run is not left for that.
-                    if !std::mem::replace(&mut self.troubled, true) {
-                        self.context.ui.reporter().warning(format!("the output cannot be read: {error}"));
-                    }
-                    return;
-                }
-            };
-            if piece.missing > 0 {
-                self.context.ui.reporter().warning(format!("{} bytes of the output were not kept", piece.missing));
-            }
-            // A reader that is gone must not end the run.
-            let _ = self.context.ui.write(&piece.bytes);
-            if let Some((path, file)) = &mut self.log {
-                let written = match file.write_all(&piece.bytes).await {
-                    Ok(()) => file.flush().await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = written {
-                    let text = format!("the log file `{}` is not written any more: {error}", path.display());
-                    self.context.ui.reporter().warning(text);
-                    self.log = None;
-                }
-            }
-        }
-    }
-}
-
-/// The signals that ask us to end: the first stops the run, the second kills it, the third leaves it as it is.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-
-    async fn obey(&mut self, ask: &watch::Sender<Ask>, engine: &dyn Engine, run: &watch::Receiver<RunId>) {
-        self.next().await;
-        let _ = ask.send(Ask::Stop);
-        self.next().await;
-        let run = run.borrow().clone();
-        tokio::select! {
-            // Whether it worked is seen by whoever waits for the run.
-            _ = engine.stop(&run, Duration::ZERO) => self.next().await,
-            () = self.next() => {}
-        }
-        let _ = ask.send(Ask::Detach);
-        std::future::pending::<()>().await;
-    }
 }
 
 /// The devices that were asked for.

@@ -21,6 +21,10 @@ pub struct Executor {
     pub console_spool: u64,
     /// `build_ahead` (ours).
     pub build_ahead: usize,
+    /// `task_images_max` (ours).
+    pub task_images_max: usize,
+    /// `task_images_days` (ours).
+    pub task_images_days: u32,
 }
 
 impl Config {
@@ -46,6 +50,8 @@ impl Config {
             stop_grace: seconds("agent.stop_grace_sec", 10)?,
             console_spool: self.number("agent.console_spool_mb", "a number of mebibytes")?.unwrap_or(1024),
             build_ahead: self.number("agent.build_ahead", "a number of images")?.unwrap_or(1),
+            task_images_max: self.number("agent.task_images_max", "a number of images")?.unwrap_or(100),
+            task_images_days: self.number("agent.task_images_days", "a number of days")?.unwrap_or(14),
         })
     }
 }

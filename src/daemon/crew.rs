@@ -1,30 +1,50 @@
 //! Units as the dispatcher's crew: what it asks and hears, in their words.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use url::{Host, Url};
 
+use super::aside::{self, Showing};
 use super::settings::ExecutionSettings;
 use super::unit::{self, Ask, Claim, Executor, UnitEnd, UnitEvent};
 use super::work::{Asks, Attend, Crew, End, Job, Left, News, Wants};
-use super::{Journalled, Phase};
-use crate::error::Failure;
+use super::{Journal, Phase, journal::Record};
+use crate::error::{Explain, Failure, Kind};
 use crate::run::RunId;
-use crate::spool::OutputReader;
+use crate::spool::{OutputReader, Piece};
 
 /// Where what programs print is shown.
 pub type Console = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// How often new output is looked for, where it is shown.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long the server may take to say whose a task is.
+const ASKING: Duration = Duration::from_secs(5);
+/// How often the code that attends a unit may break before the unit is left alone.
+const GIVEN_UP: u32 = 6;
+/// How long a run that is over waits for the last of its output to be read.
+const READ: Duration = Duration::from_secs(2);
 
-/// A crew of units. `tags` are the worker's; `console` is where what programs print is shown, if it is.
+/// Whose crew it is.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// The daemon's worker id.
+    pub worker: String,
+    /// The worker's tags.
+    pub tags: Vec<String>,
+}
+
+/// A crew of units; `console` is where what programs print is shown, if it is.
 #[must_use]
-pub fn of(executor: &Arc<Executor>, tags: Vec<String>, console: Option<Console>) -> Crew {
+pub fn of(executor: &Arc<Executor>, whose: Whose, console: Option<Console>) -> Crew {
     let it = || Arc::clone(executor);
-    let tags: Arc<[String]> = tags.into();
+    let tags = Arc::new(whose);
     let (intending, taking, forgetting, running, finding, building) = (it(), it(), it(), it(), it(), it());
     let (worker_tags, consoles) = (Arc::clone(&tags), console.clone());
     Crew {
@@ -42,40 +62,72 @@ pub fn of(executor: &Arc<Executor>, tags: Vec<String>, console: Option<Console>)
         run: Box::new(move |job| {
             let (executor, claim) = (Arc::clone(&running), claim(&job, &tags));
             let output = output(&executor, &claim.run, console.as_ref());
-            attend(output, move |asks, events| Box::pin(unit::run(executor, claim, asks, events)))
+            let kept = Kept { journal: executor.journal.clone(), run: claim.run.clone(), output };
+            attend(kept, move |asks, events| Box::pin(unit::run(executor, claim, asks, events)))
         }),
         left: Box::new(move |wants| left(&finding, &wants, consoles.as_ref())),
         prebuild: Box::new(move |task| {
             let executor = Arc::clone(&building);
-            Box::pin(async move { unit::prebuild(&executor, &task).await })
+            Box::pin(async move {
+                let limit = executor.settings.limits.build;
+                // Ended when it is dropped.
+                let built = tokio::time::timeout(limit, unit::prebuild(&executor, &task)).await;
+                built.unwrap_or_else(|_| Err(Late(limit.as_secs()).into()))
+            })
         }),
     }
 }
 
-fn claim(job: &Job, tags: &[String]) -> Claim {
+fn claim(job: &Job, tags: &Whose) -> Claim {
     Claim {
         task: job.task.clone(),
         queue: job.queue.clone(),
         worker: job.worker.clone(),
+        parent: Some(tags.worker.clone()).filter(|it| *it != job.worker),
         gpus: job.gpus.clone(),
-        tags: tags.to_vec(),
+        tags: tags.tags.clone(),
         attempt: 0,
         run: job.run.clone(),
     }
 }
 
-/// The runs of this engine and this server that nobody attends.
+/// The runs of this server that nobody attends, in whichever engine. Nobody's lock is kept: a worker that comes back
+/// meanwhile has its own.
 fn left(executor: &Arc<Executor>, wants: &Wants, console: Option<&Console>) -> Left {
-    let (engine, server) = (executor.engine.name(), executor.client.address());
-    let found = executor.journal.abandoned(|it| it.engine == engine && it.server == server && wants(&it.worker))?;
+    let found = executor.journal.unattended(|it| it.broken < GIVEN_UP && wants(&it.worker))?;
     for error in found.unreadable {
         executor.reporter.warning(Failure::from(error).to_string());
     }
-    Ok(found.units.into_iter().map(|it| resume(executor, it, console)).collect())
+    let ours = found.units.iter().filter(|it| is_here(executor, it));
+    Ok(ours.map(|it| resume(executor, it, console)).collect())
 }
 
-fn resume(executor: &Arc<Executor>, journalled: Journalled, console: Option<&Console>) -> (Job, Attend) {
-    let record = journalled.record();
+/// Whether a unit's task is on our server, which it may have known under another name: then the task says whose it is.
+fn is_here(executor: &Executor, record: &Record) -> bool {
+    if is_same_server(&record.server, &executor.client.address()) {
+        return true;
+    }
+    let asked = unit::is_marked(&executor.client, &record.task, &record.run);
+    let answer = tokio::runtime::Handle::current().block_on(async { tokio::time::timeout(ASKING, asked).await });
+    matches!(answer, Ok(Ok(true)))
+}
+
+/// Whether two addresses are one, in whatever spelling.
+fn is_same_server(one: &str, other: &str) -> bool {
+    let parts = |text: &str| {
+        let url: Url = text.parse().ok()?;
+        let host = match url.host()? {
+            Host::Domain("localhost") => None,
+            Host::Ipv4(address) if address.is_loopback() => None,
+            Host::Ipv6(address) if address.is_loopback() => None,
+            host => Some(host.to_string().trim_end_matches('.').to_owned()),
+        };
+        Some((url.scheme().to_owned(), host, url.port_or_known_default(), url.path().trim_end_matches('/').to_owned()))
+    };
+    one == other || parts(one).is_some_and(|it| Some(it) == parts(other))
+}
+
+fn resume(executor: &Arc<Executor>, record: &Record, console: Option<&Console>) -> (Job, Attend) {
     let job = Job {
         run: record.run.clone(),
         task: record.task.clone(),
@@ -84,66 +136,72 @@ fn resume(executor: &Arc<Executor>, journalled: Journalled, console: Option<&Con
         gpus: record.gpus.clone(),
     };
     let executor = if job.queue.is_some() { Arc::clone(executor) } else { Arc::new(without_retries(executor)) };
-    let output = output(&executor, &job.run, console);
-    (job, attend(output, move |asks, events| Box::pin(unit::resume(executor, journalled, asks, events))))
+    let (console, run) = (console.cloned(), job.run.clone());
+    let attend: Attend = Box::new(move |asked, news| {
+        Box::pin(async move {
+            let journalled = match executor.journal.attend(&run) {
+                Ok(Some(journalled)) => journalled,
+                Ok(None) => return End::Detached,
+                Err(error) => return End::Failed(error.into()),
+            };
+            let output = output(&executor, &run, console.as_ref());
+            let unit = Kept { journal: executor.journal.clone(), run, output };
+            let begin = move |asks, events| -> Unit { Box::pin(unit::resume(executor, journalled, asks, events)) };
+            attend(unit, begin)(asked, news).await
+        })
+    });
+    (job, attend)
 }
 
 /// Who claimed a task without a queue would try it again, and is gone: what it left ends as it is, or nobody ends it.
 fn without_retries(executor: &Executor) -> Executor {
-    Executor {
-        settings: ExecutionSettings { retries: 0, ..executor.settings.clone() },
-        client: executor.client.clone(),
-        engine: Arc::clone(&executor.engine),
-        journal: executor.journal.clone(),
-        program: executor.program.clone(),
-        reporter: Arc::clone(&executor.reporter),
-    }
+    Executor { settings: ExecutionSettings { retries: 0, ..executor.settings.clone() }, ..executor.clone() }
+}
+
+/// What is kept of a unit beside itself.
+struct Kept {
+    journal: Journal,
+    run: RunId,
+    output: Option<Showing>,
 }
 
 type Unit = BoxFuture<'static, Result<UnitEnd, Failure>>;
 
-/// What a run's program prints, and where it is shown.
-struct Output {
-    console: Console,
-    reader: OutputReader,
-}
-
-fn output(executor: &Executor, run: &RunId, console: Option<&Console>) -> Option<Output> {
+/// What a run's program prints, on its way to where it is shown.
+fn output(executor: &Executor, run: &RunId, console: Option<&Console>) -> Option<Showing> {
     let console = Arc::clone(console?);
-    Some(Output { console, reader: OutputReader::new(&executor.journal.spool(run)) })
-}
-
-impl Output {
-    /// Shows what has come since.
-    fn show(&mut self) {
-        while let Ok(Some(piece)) = self.reader.read_next() {
-            (self.console)(&piece.bytes);
+    let show = move |piece: std::io::Result<Piece>| {
+        if let Ok(piece) = piece {
+            console(&piece.bytes);
         }
-    }
+    };
+    let shown = aside::show(OutputReader::new(&executor.journal.spool(run)), LOOK, show);
+    let failed = |error| executor.reporter.warning(format!("what the run {run} prints is not shown: {error}"));
+    shown.map_err(failed).ok()
 }
 
-/// Attends a unit: passes on what is asked of it, what it tells and what its program prints.
+/// Attends a unit: passes on what is asked of it and what it tells, while what its program prints is shown.
 fn attend(
-    mut output: Option<Output>,
+    kept: Kept,
     begin: impl FnOnce(watch::Receiver<Ask>, mpsc::Sender<UnitEvent>) -> Unit + Send + 'static,
 ) -> Attend {
     Box::new(|mut asked, news| {
         Box::pin(async move {
             let (ask, asks) = watch::channel(Ask::Nothing);
             let (events, mut heard) = mpsc::channel(64);
-            let mut unit = begin(asks, events);
+            let mut unit = AssertUnwindSafe(begin(asks, events)).catch_unwind();
             loop {
                 tokio::select! {
                     end = &mut unit => {
-                        if let Some(output) = &mut output {
-                            output.show();
+                        drop(unit);
+                        // Who reads slowly reads on, beside the next run.
+                        if let Some(output) = kept.output {
+                            let _ = tokio::time::timeout(READ, output.finish()).await;
                         }
-                        return ended(end);
-                    }
-                    () = tokio::time::sleep(LOOK), if output.is_some() => {
-                        if let Some(output) = &mut output {
-                            output.show();
-                        }
+                        return match end {
+                            Ok(end) => ended(end),
+                            Err(panic) => broken(&kept.journal, &kept.run, &*panic),
+                        };
                     }
                     Some(event) = heard.recv() => drop(news.send(told(event)).await),
                     Ok(()) = asked.changed() => drop(ask.send(wish(*asked.borrow_and_update()))),
@@ -151,6 +209,40 @@ fn attend(
             }
         })
     })
+}
+
+/// The code that attends a unit broke. It is tried again, for it may have been the moment; a unit that breaks it again and
+/// again ends for that, and one that cannot even be ended so is left alone.
+fn broken(journal: &Journal, run: &RunId, panic: &(dyn Any + Send)) -> End {
+    let text = panic.downcast_ref::<&str>().map(|it| (*it).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned());
+    let noted = journal.attend(run).and_then(|it| it.map_or(Ok(()), |mut it| it.broke(&text)));
+    match noted {
+        Ok(()) => End::Failed(Broken(text).into()),
+        Err(error) => End::Failed(error.into()),
+    }
+}
+
+/// An image was not built ahead in time.
+#[derive(Debug, thiserror::Error)]
+#[error("it was not built within {0} s")]
+struct Late(u64);
+
+impl Explain for Late {
+    fn kind(&self) -> Kind {
+        Kind::System
+    }
+}
+
+/// A run's own code broke.
+#[derive(Debug, thiserror::Error)]
+#[error("a defect of this program: {0}")]
+struct Broken(String);
+
+impl Explain for Broken {
+    fn kind(&self) -> Kind {
+        Kind::Internal
+    }
 }
 
 fn wish(asks: Asks) -> Ask {
@@ -181,5 +273,59 @@ fn ended(end: Result<UnitEnd, Failure>) -> End {
         Ok(UnitEnd::Requeued { reason } | UnitEnd::Again { reason, .. }) => End::Requeued { reason },
         Ok(UnitEnd::Detached) => End::Detached,
         Err(error) => End::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::journal::Ending;
+    use crate::gpu::GpuSet;
+
+    #[tokio::test]
+    async fn a_unit_that_breaks_its_code_again_and_again_ends_for_that_and_is_left_alone_at_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunId::new().unwrap();
+        let job = Job {
+            run: run.clone(),
+            task: "t".to_owned(),
+            queue: None,
+            worker: "w:service:t".to_owned(),
+            gpus: GpuSet::default(),
+        };
+        let whose = Whose { worker: "w".to_owned(), tags: Vec::new() };
+        assert_eq!(claim(&job, &whose).parent.as_deref(), Some("w"));
+        Journal::open(dir.path()).unwrap().intend(&claim(&job, &whose), "native", "here").unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        for times in 1..=GIVEN_UP {
+            let kept = Kept { journal: journal.clone(), run: run.clone(), output: None };
+            let attending = attend(kept, |_, _| Box::pin(async { panic!("no such thing") }));
+            let (_asks, asked) = watch::channel(Asks::Nothing);
+            let end = attending(asked, mpsc::channel(1).0).await;
+            assert!(matches!(&end, End::Failed(it) if it.to_string().ends_with("no such thing")), "{end:?}");
+            let record = journal.all().unwrap().units.remove(0);
+            assert_eq!((record.broken, record.phase == Phase::Drain), (times, times >= 3));
+            let failed = matches!(&record.end, Some(Ending::Failed { passing: false, .. }));
+            assert_eq!(failed, times >= 3, "{:?}", record.end);
+        }
+        assert!(journal.unattended(|it| it.broken < GIVEN_UP).unwrap().units.is_empty());
+    }
+
+    #[test]
+    fn an_address_is_the_same_in_other_spellings() {
+        for (one, other, same) in [
+            ("http://h:8008", "http://H:8008/", true),
+            ("https://api.example.com", "https://api.example.com.:443", true),
+            ("http://localhost:8008", "http://127.0.0.1:8008", true),
+            ("http://[::1]:8008/", "http://localhost:8008", true),
+            ("http://h:8008", "http://h:8009", false),
+            ("http://h:8008", "https://h:8008", false),
+            ("http://h/api", "http://h/api/", true),
+            ("http://h/api", "http://h/other", false),
+            ("here", "here", true),
+            ("here", "there", false),
+        ] {
+            assert_eq!(is_same_server(one, other), same, "{one} {other}");
+        }
     }
 }

@@ -26,6 +26,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How many logs are kept.
 const LOGS: usize = 50;
 
+/// How many bytes a log may have before it is begun anew; the one before stays beside it.
+const ROOM: u64 = 16 << 20;
+/// How often a log is looked at.
+const GLANCE: Duration = Duration::from_secs(60);
+
 /// Why there is no daemon in the background.
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {
@@ -98,6 +103,29 @@ pub fn detach(state: &Path, arguments: &[OsString], secrets: &[(&'static str, Se
 pub fn become_session() -> io::Result<()> {
     rustix::process::setsid()?;
     Ok(())
+}
+
+/// Keeps the log of this process, a daemon in the background, within bounds for as long as it is polled.
+pub async fn bound_log(log: PathBuf) {
+    loop {
+        // What cannot be done now (a full disk) may be later; a daemon does not end for its log.
+        if let Ok(Some(file)) = begun_anew(&log, ROOM) {
+            let _ = rustix::stdio::dup2_stdout(file.file());
+            let _ = rustix::stdio::dup2_stderr(file.file());
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Begins a log anew that has become too long: the new file. What it had is in `<log>.1`.
+fn begun_anew(log: &Path, room: u64) -> io::Result<Option<fs::File>> {
+    if fs::metadata(log)?.len() <= room {
+        return Ok(None);
+    }
+    let mut before = log.as_os_str().to_owned();
+    before.push(".1");
+    fs::rename(log, before)?;
+    fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(log).map(Some)
 }
 
 fn watch(instances: &Instances, mut child: Child, log: &Path) -> Result<Detached, Failure> {
@@ -184,6 +212,24 @@ mod tests {
         assert_eq!(fs::metadata(log.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), LOGS);
         assert!(!dir.path().join("daemon-202600-1.log").exists());
+    }
+
+    #[test]
+    fn a_long_log_is_begun_anew_and_the_one_before_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("daemon.log");
+        for text in ["one", "two", "three"] {
+            fs::write(&log, text).unwrap();
+            assert!(begun_anew(&log, 5).unwrap().is_none());
+            fs::write(&log, format!("{text} is long")).unwrap();
+            let file = begun_anew(&log, 5).unwrap().unwrap();
+            assert_eq!(
+                (file.metadata().unwrap().len(), file.metadata().unwrap().permissions().mode() & 0o777),
+                (0, 0o600)
+            );
+        }
+        assert_eq!(fs::read_to_string(dir.path().join("daemon.log.1")).unwrap(), "three is long");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,9 @@ use runs::Running;
 /// How long runs may take to let go once they are to be left as they are.
 const FAREWELL: Duration = Duration::from_secs(15);
 /// How long reports under way may take at the end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long a look at the queues may take once everything is to stop. What it was about to take stands in the journal.
+const LOOKING: Duration = Duration::from_secs(3);
 
 /// How a daemon behaves.
 #[derive(Debug, Clone)]
@@ -94,9 +96,15 @@ struct Dispatcher {
     properties: Arc<Mutex<Properties>>,
     ahead: Ahead,
     asked: Option<Asked>,
+    /// Since when everything is to stop.
+    stopping: Option<Instant>,
+    /// Whether something that ran here goes on without us.
+    left_behind: bool,
     /// What counts more than the schedule, as the last look showed.
     forced: Vec<(String, bool)>,
     running: BTreeMap<RunId, Running>,
+    /// Runs that have their places and that nobody attends now: what they started may go on.
+    unattended: BTreeSet<RunId>,
     runs: JoinSet<(RunId, End)>,
     /// Which future attends which run, for those that panic.
     attending: BTreeMap<tokio::task::Id, RunId>,
@@ -177,8 +185,11 @@ impl Dispatcher {
             properties: Arc::new(Mutex::new(Properties::new(worker::EVERY.min(habits.interval * 6)))),
             ahead: Ahead::new(habits.ahead),
             asked: None,
+            stopping: None,
+            left_behind: false,
             forced: Vec::new(),
             running: BTreeMap::new(),
+            unattended: BTreeSet::new(),
             runs: JoinSet::new(),
             attending: BTreeMap::new(),
             tell,
@@ -205,7 +216,8 @@ impl Dispatcher {
 
     fn over(&self) -> bool {
         let left = self.asked == Some(Asked::Detach) && self.running.values().all(|it| it.has_had_its_time(FAREWELL));
-        self.asked.is_some() && (left || (self.running.is_empty() && self.looks.going.is_none()))
+        let looked = self.looks.going.is_none() || self.stopping.is_some_and(|it| it.elapsed() >= LOOKING);
+        self.asked.is_some() && (left || (self.running.is_empty() && looked))
     }
 
     /// Begins what is due.
@@ -251,6 +263,11 @@ impl Dispatcher {
         if self.asked == Some(Asked::Detach) {
             due = due.min(Instant::now() + Duration::from_millis(500));
         }
+        if let Some(since) = self.stopping
+            && self.running.is_empty()
+        {
+            due = due.min(since + LOOKING);
+        }
         due.min(looks.next_alive.unwrap_or(due))
     }
 
@@ -261,6 +278,9 @@ impl Dispatcher {
             return;
         }
         self.asked = Some(asked);
+        if asked >= Asked::Stop {
+            self.stopping.get_or_insert_with(Instant::now);
+        }
         self.ahead.clear();
         let count = self.running.len();
         let (asks, text) = match asked {
@@ -288,7 +308,7 @@ impl Dispatcher {
         // A report that comes after it would register the worker again.
         self.errands.shutdown().await;
         // Runs that go on without us keep their worker: the next daemon is the same one.
-        if self.running.is_empty() {
+        if self.running.is_empty() && !self.left_behind {
             let worker = &self.desk.worker;
             let _ = tokio::time::timeout(LAST_WORDS, worker.unregister(worker.id())).await;
         }

@@ -27,18 +27,22 @@ use serde::Deserialize;
 
 use super::unit::Claim;
 use crate::error::{Explain, Kind};
-use crate::fs::{FileLock, Sharing, create_private_dir, write_whole};
+use crate::fs::{FileLock, Sharing, create_private_dir, sync_parent, write_whole};
 use crate::run::RunId;
 
 mod record;
 
-pub(super) use record::now;
 pub use record::{Builder, Ending, FORMAT, Phase, Record, Verdict, Wish, WishedBy};
+pub(super) use record::{boot, now};
 
 /// How many units that are over stay, for `agent logs`.
 const KEPT: usize = 200;
 /// How many bytes they may have together.
 const KEPT_BYTES: u64 = 2 << 30;
+/// How often a unit's own code may break before the task's end is that.
+const BROKEN: u32 = 3;
+/// How long whoever only looks at a lock may have it.
+const GLANCE: Duration = Duration::from_millis(200);
 /// How old what is half-made must be before it is taken for left behind.
 const HALF_MADE: Duration = Duration::from_secs(3600);
 
@@ -204,6 +208,7 @@ impl Journal {
         let lock = lock.ok_or_else(|| JournalError::Attended { run: record.run.clone() })?;
         write(&aside, record)?;
         fs::rename(&aside, &directory).map_err(failed(&directory))?;
+        sync_parent(&directory).map_err(failed(&directory))?;
         Ok(Entry { directory, record: record.clone(), _lock: lock })
     }
 
@@ -226,15 +231,53 @@ impl Journal {
     }
 
     fn adopt(&self, directory: &Path, wanted: &dyn Fn(&Record) -> bool) -> Result<Option<Entry>, JournalError> {
-        let Some(record) = read(directory)? else { return Ok(None) };
-        if record.phase == Phase::Done || !wanted(&record) || self.held().contains_key(&record.run) {
-            return Ok(None);
+        match read(directory)? {
+            Some(record) if self.may_adopt(&record) && wanted(&record) => self.take(directory),
+            _ => Ok(None),
         }
-        let lock = FileLock::try_acquire(&directory.join("lock"), Sharing::Exclusive).map_err(failed(directory))?;
-        let Some(lock) = lock else { return Ok(None) };
+    }
+
+    /// Whether a unit is not over, and none that this process is about to attend.
+    fn may_adopt(&self, record: &Record) -> bool {
+        record.phase != Phase::Done && !self.held().contains_key(&record.run)
+    }
+
+    /// Locks a unit, if nobody has and it is not over. Others look at locks for a moment: they are waited for.
+    fn take(&self, directory: &Path) -> Result<Option<Entry>, JournalError> {
+        let lock = match FileLock::acquire(&directory.join("lock"), Sharing::Exclusive, GLANCE) {
+            Ok(lock) => lock,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(directory)(error)),
+        };
         // It may have gone on, or be gone, since it was read.
         let record = read(directory)?.filter(|it| it.phase != Phase::Done);
         Ok(record.map(|record| Entry { directory: directory.to_owned(), record, _lock: lock }))
+    }
+
+    /// What is known of units that are `wanted`, that nobody attends and that are not over, oldest first. They stay
+    /// nobody's: whoever goes on with one takes it with [`Self::attend`].
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the journal cannot be listed.
+    pub fn unattended(&self, wanted: impl Fn(&Record) -> bool) -> Result<Found<Record>, JournalError> {
+        let mut found = self.all()?;
+        found.units.retain(|it| self.may_adopt(it) && wanted(it) && !self.is_attended(&it.run));
+        found.units.reverse();
+        Ok(found)
+    }
+
+    /// Takes a unit; nothing where another process was quicker, or it is over.
+    ///
+    /// # Errors
+    /// [`JournalError`]
+    pub fn attend(&self, run: &RunId) -> Result<Option<Journalled>, JournalError> {
+        let directory = self.directory(run);
+        if self.held().contains_key(run) || !directory.exists() {
+            return Ok(None);
+        }
+        Ok(self.take(&directory)?.map(|entry| Journalled { entry }))
     }
 
     /// All units, attended or over, newest first.
@@ -257,7 +300,7 @@ impl Journal {
     #[must_use]
     pub fn is_attended(&self, run: &RunId) -> bool {
         let path = self.directory(run).join("lock");
-        path.exists() && FileLock::try_acquire(&path, Sharing::Exclusive).is_ok_and(|it| it.is_none())
+        path.exists() && FileLock::try_acquire(&path, Sharing::Shared).is_ok_and(|it| it.is_none())
     }
 
     /// A unit's directory.
@@ -317,10 +360,34 @@ impl Journal {
 }
 
 impl Journalled {
+    /// What it may have failed for, again and again.
+    pub(super) fn broke(&mut self, why: &str) -> Result<(), JournalError> {
+        self.entry.update(|it| {
+            it.broken += 1;
+            if it.broken >= BROKEN && it.end.is_none() {
+                let reason = format!("a defect of this program: {why}");
+                it.end = Some(Ending::Failed { reason, passing: false, code: Kind::Internal.exit_code() });
+                it.enter(it.phase.max(Phase::Drain));
+            }
+        })
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.entry.record
+    }
+
+    /// Takes back a wish to stop, where the task has not been taken yet.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]
+    pub fn withdraw(&mut self) -> Result<(), JournalError> {
+        let record = &self.entry.record;
+        if record.phase == Phase::Taken && record.wish.is_some() {
+            self.entry.update(|it| it.wish = None)?;
+        }
+        Ok(())
     }
 }
 

@@ -12,10 +12,13 @@
 
 pub mod ahead;
 pub mod allocate;
+pub mod aside;
 pub mod asked;
 pub mod crew;
 pub mod detach;
 pub mod dispatcher;
+pub mod engines;
+pub mod images;
 pub mod instances;
 pub mod journal;
 pub mod metrics;

@@ -63,7 +63,11 @@ impl Watch {
             let ours = self.open.iter().any(|it| it.task == task);
             let limit = if ours { OPEN } else { OTHERS };
             if !known.contains(&task) && now.duration_since(since) >= limit {
-                queues::put_back(&counter.client, &queue, &task).await?;
+                match queues::put_back(&counter.client, &queue, &task).await {
+                    // Deleted meanwhile: the others are looked after all the same.
+                    Err(error) if error.is(queues::NO_QUEUE) => continue,
+                    answer => answer?,
+                }
                 self.since.remove(&task);
                 back.push(task);
             }

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn queue(gpus: Option<(u32, u32)>) -> Queue {
-        Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus }
+        Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus, named: false }
     }
 
     fn take(places: &mut Places, queue: &Queue) -> Job {
@@ -234,6 +234,7 @@ mod tests {
             memory_used: None,
             compute_capability: None,
             utilization: None,
+            temperature: None,
             processes,
             mig: false,
             instances: Vec::new(),

@@ -10,6 +10,7 @@ mod resolve;
 pub use choose::{Fit, Turn, active, choose, forced_by_tags};
 pub use error::QueueError;
 pub use resolve::resolve;
+pub(super) use resolve::successors;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,8 @@ pub struct Queue {
     pub name: String,
     /// GPUs for each of its tasks, with dynamic GPUs: least and most.
     pub gpus: Option<(u32, u32)>,
+    /// Whether it was asked for by its name: another of that name takes its place when it is deleted.
+    pub named: bool,
 }
 
 /// What a look at a queue showed.
@@ -80,6 +83,8 @@ pub async fn put_back(client: &Client, queue: &str, task: &str) -> Result<(), Ap
     }
 }
 
+/// "Invalid queue id".
+pub(super) const NO_QUEUE: (u16, i64) = (400, 701);
 /// "Task already queued".
 const ALREADY_THERE: (u16, i64) = (400, 706);
 /// "Task is not in that queue".
@@ -96,7 +101,7 @@ mod tests {
     use crate::clearml::testing::{client, serve};
 
     fn queue(id: &str) -> Queue {
-        Queue { id: id.to_owned(), name: format!("queue {id}"), gpus: None }
+        Queue { id: id.to_owned(), name: format!("queue {id}"), gpus: None, named: false }
     }
 
     #[tokio::test]

@@ -29,6 +29,8 @@ pub struct ExecutionSettings {
     pub standalone: bool,
     /// Phases' deadlines.
     pub limits: Limits,
+    /// How many images of tasks an engine keeps, and for how long (`agent.task_images_max`, `agent.task_images_days`).
+    pub images: super::images::Bounds,
     /// Bytes of console a run may keep on disk while the server is away.
     pub spool_bytes: u64,
     /// `CLEARML_LOG_LEVEL` of programs, where it was given.

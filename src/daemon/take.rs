@@ -262,7 +262,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::daemon) fn queues() -> Arc<[Queue]> {
-        Arc::new([Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus: None }])
+        Arc::new([Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus: None, named: false }])
     }
 
     fn wanted() -> Wanted {

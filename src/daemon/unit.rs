@@ -7,11 +7,14 @@
 //! the end all the same. The server learns of the end only after the container has stopped and its console is there.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::engines;
+use super::images::Images;
 use super::journal::{Ending, Entry, Journal, Journalled, Phase, Record, Wish, WishedBy};
 use super::settings::ExecutionSettings;
 use crate::clearml::events::Level;
@@ -20,7 +23,7 @@ use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::gpu::GpuSet;
 use crate::report::SharedReporter;
-use crate::run::{Engine, RunId};
+use crate::run::{Engine, RunId, RunImage};
 
 mod building;
 mod claiming;
@@ -30,13 +33,16 @@ mod lines;
 mod prebuilt;
 mod running;
 mod server;
+mod waiting;
 mod watching;
 
 pub(super) use building::prebuild;
 use lines::Lines;
+pub(super) use server::is_marked;
 use watching::Watch;
 
 /// What units share.
+#[derive(Clone)]
 pub struct Executor {
     /// How tasks are executed.
     pub settings: ExecutionSettings,
@@ -44,12 +50,40 @@ pub struct Executor {
     pub client: Client,
     /// What runs images.
     pub engine: Arc<dyn Engine>,
+    /// Opens the engines of units that an earlier process began in another.
+    pub open: engines::Open,
     /// Where units are written down.
     pub journal: Journal,
     /// This program, which builds images as a process of its own.
     pub program: PathBuf,
     /// Who hears how builds go on.
     pub reporter: SharedReporter,
+}
+
+impl Executor {
+    /// Notes that an image was made; its engine keeps it for a while then.
+    fn keep(&self, task: &str, image: &RunImage) {
+        if let Err(error) = self.images().made(task, image) {
+            self.reporter.warning(format!("the image `{}` is not noted and will stay: {error}", image.name));
+        }
+    }
+
+    /// Removes images from the engine that nobody uses any more.
+    pub async fn tidy(&self) {
+        let now = std::time::SystemTime::now();
+        match self.images().tidy(&*self.engine, &self.journal, now).await {
+            Ok(tidied) => {
+                let removed = |it: &String| self.reporter.note(format!("the image `{it}` was not used any more"));
+                tidied.removed.iter().for_each(removed);
+                tidied.troubles.into_iter().for_each(|it| self.reporter.note(it));
+            }
+            Err(error) => self.reporter.warning(format!("cannot look for images that nobody uses: {error}")),
+        }
+    }
+
+    fn images(&self) -> Images {
+        Images::of(&self.settings.state, self.engine.name(), self.settings.images)
+    }
 }
 
 /// A task to be run, and as whom.
@@ -61,6 +95,8 @@ pub struct Claim {
     pub queue: Option<String>,
     /// Id of the worker it runs as.
     pub worker: String,
+    /// Id of the worker that runs it beside others, where that is another.
+    pub parent: Option<String>,
     /// The devices it sees.
     pub gpus: GpuSet,
     /// Tags of the worker.
@@ -76,7 +112,7 @@ pub struct Claim {
 pub enum Ask {
     /// Nothing.
     Nothing,
-    /// Stop the run and report it as stopped.
+    /// Stop the run and report it as stopped; where whoever that takes does not answer, leave the unit in the journal.
     Stop,
     /// Leave everything as it is: a run goes on, the journal stays.
     Detach,
@@ -151,7 +187,8 @@ pub async fn run(
     Unit::new(executor, entry, asks, events, Pace::REAL).drive().await
 }
 
-/// Goes on with a unit whose process ended: adopts what runs, or tells the truth about what does not.
+/// Goes on with a unit whose process ended, in the engine that it is in: adopts what runs, or tells the truth about what
+/// does not.
 ///
 /// # Errors
 /// As [`run`].
@@ -161,7 +198,29 @@ pub async fn resume(
     asks: watch::Receiver<Ask>,
     events: mpsc::Sender<UnitEvent>,
 ) -> Result<UnitEnd, Failure> {
-    Unit { resumed: true, ..Unit::new(executor, journalled.entry, asks, events, Pace::REAL) }.drive().await
+    resumed(&executor, journalled, asks, events, Pace::REAL)?.drive().await
+}
+
+/// The unit that goes on.
+fn resumed(
+    executor: &Arc<Executor>,
+    journalled: Journalled,
+    asks: watch::Receiver<Ask>,
+    events: mpsc::Sender<UnitEvent>,
+    pace: Pace,
+) -> Result<Unit, Failure> {
+    let mut entry = journalled.entry;
+    let executor = engines::executor_of(executor, entry.record());
+    let engine = executor.engine.name();
+    if entry.record().engine != engine && entry.record().is_unstarted() {
+        // Its image was made for another engine.
+        entry.update(|it| {
+            engine.clone_into(&mut it.engine);
+            it.image = None;
+            it.enter(it.phase.min(Phase::Build));
+        })?;
+    }
+    Ok(Unit { resumed: true, ..Unit::new(executor, entry, asks, events, pace) })
 }
 
 /// How often things are looked at.
@@ -183,6 +242,10 @@ struct Pace {
     longest: Duration,
     /// How long a task that is in no queue may be on its way to another worker.
     orphan: Duration,
+    /// How long a unit that is to stop waits for a server or an engine that is away.
+    leave: Duration,
+    /// How often an engine is asked for a run that is waited for, and how long it may take to answer.
+    probe: Duration,
 }
 
 impl Pace {
@@ -195,6 +258,8 @@ impl Pace {
         pause: Duration::from_millis(300),
         longest: Duration::from_secs(30),
         orphan: Duration::from_secs(20),
+        leave: Duration::from_secs(3),
+        probe: Duration::from_secs(30),
     };
 }
 
@@ -235,6 +300,8 @@ struct Unit {
     watch: Option<Watch>,
     /// Our own console lines, while no run has the spool.
     lines: Option<Lines>,
+    /// Whether somebody on this machine was heard to ask for a stop.
+    stopping: AtomicBool,
 }
 
 impl Unit {
@@ -245,7 +312,8 @@ impl Unit {
         events: mpsc::Sender<UnitEvent>,
         pace: Pace,
     ) -> Self {
-        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None }
+        let stopping = AtomicBool::new(false);
+        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None, stopping }
     }
 
     fn record(&self) -> &Record {
@@ -259,7 +327,10 @@ impl Unit {
             match self.step(phase).await {
                 Ok(Step::Go(next)) => self.entry.update(|it| it.enter(next))?,
                 Ok(Step::End(end)) => return Ok(end),
-                Err(Halt::Detached) => return Ok(UnitEnd::Detached),
+                Err(Halt::Detached) => {
+                    self.remember_the_stop()?;
+                    return Ok(UnitEnd::Detached);
+                }
                 Err(Halt::Failure(failure)) => return Err(failure),
             }
         }
@@ -301,64 +372,6 @@ impl Unit {
         self.ended(end)
     }
 
-    /// Writes down what somebody wants; leaves everything where that was asked.
-    fn wished(&mut self, interruption: Interruption) -> Result<(), Halt> {
-        match interruption {
-            Interruption::Detach => Err(Halt::Detached),
-            Interruption::Wish(wish) => Ok(self.entry.update(|it| it.wish = Some(wish))?),
-        }
-    }
-
-    /// Comes when somebody wants something.
-    async fn interrupted(&self) -> Interruption {
-        let server = async {
-            match &self.watch {
-                Some(watch) => watch.wish().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            ask = asked(self.asks.clone(), |it| it != Ask::Nothing) => match ask {
-                Ask::Detach => Interruption::Detach,
-                _ => Interruption::Wish(Wish::Stop { by: WishedBy::User }),
-            },
-            wish = server => Interruption::Wish(wish),
-        }
-    }
-
-    /// Comes when everything is to be left as it is.
-    async fn detached(&self) {
-        asked(self.asks.clone(), |it| it == Ask::Detach).await;
-    }
-
-    /// Calls the server until it answers. Credentials it does not take any more are waited for once a task is taken:
-    /// the task must not be lost for them.
-    async fn insist<T, F>(&self, what: &str, mut call: impl FnMut() -> F) -> Result<T, Halt>
-    where
-        F: Future<Output = Result<T, ApiError>>,
-    {
-        let patient = self.record().phase > Phase::Taken;
-        let mut pause = self.pace.pause;
-        loop {
-            let outcome = tokio::select! {
-                outcome = call() => outcome,
-                () = self.detached() => return Err(Halt::Detached),
-            };
-            match outcome {
-                Err(error) if error.is_passing() || (patient && matches!(error, ApiError::Credentials { .. })) => {
-                    self.note(format!("waiting for the server {what}: {}", Failure::from(error)));
-                }
-                outcome => return Ok(outcome?),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.detached() => return Err(Halt::Detached),
-            }
-            pause = (pause * 2).min(self.pace.longest);
-        }
-    }
-
     /// Tells people something; nobody needs to listen.
     fn note(&self, text: String) {
         let _ = self.events.try_send(UnitEvent::Note(text));
@@ -384,15 +397,6 @@ impl Unit {
 
     fn changed_by(&self) -> String {
         tasks::changed_by(&self.record().worker)
-    }
-}
-
-/// Comes when something like this is asked; never, once whoever could ask is gone.
-async fn asked(mut asks: watch::Receiver<Ask>, wanted: impl Fn(Ask) -> bool) -> Ask {
-    let found = asks.wait_for(|it| wanted(*it)).await.map(|it| *it).ok();
-    match found {
-        Some(ask) => ask,
-        None => std::future::pending().await,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Worker(Arc<Inner>);
 struct Inner {
     client: Client,
     id: String,
-    queues: Vec<String>,
+    queues: Mutex<Vec<String>>,
     tags: Vec<String>,
     gpus: GpuSet,
     machine: Machine,
@@ -57,7 +57,7 @@ impl Worker {
     pub fn new(client: Client, id: String, queues: Vec<String>, tags: Vec<String>, place: (Machine, GpuSet)) -> Self {
         let (machine, gpus) = place;
         let counted = Mutex::new(Counted { sample: machine.sample(), failures: 0 });
-        let (busy, sending) = (Mutex::default(), tokio::sync::Mutex::default());
+        let (queues, busy, sending) = (Mutex::new(queues), Mutex::default(), tokio::sync::Mutex::default());
         Self(Arc::new(Inner { client, id, queues, tags, gpus, machine, counted, busy, sending }))
     }
 
@@ -65,6 +65,15 @@ impl Worker {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// Notes which queues it serves from now on, by their ids; the next report says so.
+    pub fn serves(&self, queues: Vec<String>) {
+        *self.0.queues.lock().unwrap_or_else(PoisonError::into_inner) = queues;
+    }
+
+    fn queues(&self) -> Vec<String> {
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes what it works on; the next report says so.
@@ -77,7 +86,7 @@ impl Worker {
     /// # Errors
     /// What [`Client::call`] gives.
     pub async fn register(&self) -> Result<(), ApiError> {
-        let body = json!({ "worker": self.0.id, "queues": self.0.queues, "tags": self.0.tags });
+        let body = json!({ "worker": self.0.id, "queues": self.queues(), "tags": self.0.tags });
         self.0.client.call("workers.register", &body).await.map(drop)
     }
 
@@ -105,7 +114,7 @@ impl Worker {
     /// # Errors
     /// What [`Client::call`] gives.
     pub async fn unregister(&self, id: &str) -> Result<(), ApiError> {
-        let body = json!({ "worker": id, "queues": self.0.queues });
+        let body = json!({ "worker": id, "queues": self.queues() });
         self.0.client.call("workers.unregister", &body).await.map(drop)
     }
 
@@ -114,7 +123,7 @@ impl Worker {
         let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut body = json!({
-            "worker": self.0.id, "queues": self.0.queues, "tags": self.0.tags, "is_daemon": true,
+            "worker": self.0.id, "queues": self.queues(), "tags": self.0.tags, "is_daemon": true,
             "timestamp": seconds * 1000, "machine_stats": stats,
         });
         if let Some(Busy { task, queue }) = busy {
@@ -149,10 +158,11 @@ impl Worker {
 fn add_gpus(stats: &mut Value, found: &Discovery, gpus: &GpuSet) {
     let Discovery::Found(inventory) = found else { return };
     let megabytes = |bytes: u64| (bytes as f64 / 1_048_576.0).round();
-    let (mut usage, mut used, mut free) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut usage, mut used, mut free, mut heat) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for wanted in &gpus.devices {
         let Some(device) = inventory.devices.iter().find(|it| it.uuid == wanted.uuid) else { continue };
         usage.push(device.utilization.unwrap_or(100));
+        heat.extend(device.temperature);
         if let (Some(total), Some(taken)) = (device.memory_total, device.memory_used) {
             used.push(megabytes(taken));
             free.push(megabytes(total.saturating_sub(taken)));
@@ -161,6 +171,9 @@ fn add_gpus(stats: &mut Value, found: &Discovery, gpus: &GpuSet) {
     stats["gpu_usage"] = json!(usage);
     stats["gpu_memory_used"] = json!(used);
     stats["gpu_memory_free"] = json!(free);
+    if !heat.is_empty() {
+        stats["gpu_temperature"] = json!(heat);
+    }
 }
 
 /// Properties that others set on a worker, and that it sets for others to see. Servers without them are asked once.
@@ -296,6 +309,7 @@ mod tests {
             memory_used: Some(used << 20),
             compute_capability: None,
             utilization,
+            temperature: utilization.map(|it| it + 30),
             processes: Vec::new(),
             mig: false,
             instances: Vec::new(),
@@ -307,6 +321,7 @@ mod tests {
         add_gpus(&mut stats, &found, &GpuSet { devices: vec![device(2), device(1)] });
         let expected = json!({
             "gpu_usage": [70, 100], "gpu_memory_used": [40.0, 2.0], "gpu_memory_free": [60.0, 98.0],
+            "gpu_temperature": [100],
         });
         assert_eq!(stats, expected);
     }

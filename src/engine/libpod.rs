@@ -219,6 +219,27 @@ impl Libpod {
         }
     }
 
+    /// What an image's name means: its config digest; `None` where it means nothing.
+    ///
+    /// # Errors
+    /// [`EngineError`] when it does not answer.
+    pub async fn image_id(&self, name: &str) -> Result<Option<Digest>, EngineError> {
+        match self.call(reqwest::Method::GET, &format!("images/{name}/json"), None, "inspect the image").await {
+            Ok(answer) => Ok(Digest::from_hex(&self.parse::<Listed>("inspect", &answer)?.id).ok()),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a name of an image, and the image with its last one; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] while a container uses it.
+    pub async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let path = format!("images/{name}");
+        gone_is_done(self.call(reqwest::Method::DELETE, &path, None, "remove the image").await)
+    }
+
     /// Creates a container and tells its id. Environment values go in the request alone.
     ///
     /// # Errors

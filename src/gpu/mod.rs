@@ -16,6 +16,7 @@ pub use set::{GpuDevice, GpuInstance, GpuSet};
 use std::ffi::OsString;
 use std::path::Path;
 
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
 use serde::Serialize;
@@ -65,6 +66,9 @@ pub struct Gpu {
     pub compute_capability: Option<String>,
     /// Percent of the last sample period in which a kernel ran; absent where the driver does not tell (as with MIG).
     pub utilization: Option<u32>,
+    /// Degrees Celsius; absent where the driver does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<u32>,
     /// Processes with a compute context.
     pub processes: Vec<u32>,
     /// Whether the device is partitioned (MIG).
@@ -158,6 +162,7 @@ fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
         memory_used: memory.as_ref().map(|it| it.used),
         compute_capability: device.cuda_compute_capability().ok().map(|it| format!("{}.{}", it.major, it.minor)),
         utilization: device.utilization_rates().ok().map(|it| it.gpu),
+        temperature: device.temperature(TemperatureSensor::Gpu).ok(),
         processes: processes(device),
         mig,
         instances: if mig { instances(device) } else { Vec::new() },

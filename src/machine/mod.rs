@@ -14,6 +14,9 @@ const MEGABYTE: f64 = 1024.0 * 1024.0;
 /// The unit of `/proc/diskstats` (Documentation/admin-guide/iostats.rst), whatever the disk's own.
 const SECTOR: f64 = 512.0;
 
+/// Drivers of the sensors of processors (hwmon).
+const PROCESSORS: [&str; 3] = ["coretemp", "k10temp", "zenpower"];
+
 /// Counters at one moment.
 #[derive(Debug, Clone)]
 pub struct Sample {
@@ -30,6 +33,7 @@ pub struct Sample {
 #[derive(Debug, Clone)]
 pub struct Machine {
     proc: PathBuf,
+    sys: PathBuf,
     home: PathBuf,
 }
 
@@ -37,7 +41,7 @@ impl Machine {
     /// This machine; `home` is the directory whose disk counts.
     #[must_use]
     pub fn new(home: impl Into<PathBuf>) -> Self {
-        Self { proc: "/proc".into(), home: home.into() }
+        Self { proc: "/proc".into(), sys: "/sys".into(), home: home.into() }
     }
 
     /// The counters now.
@@ -78,7 +82,25 @@ impl Machine {
             let usage = if all == 0 { 0.0 } else { 100.0 * busy as f64 / all as f64 };
             stats.insert("cpu_usage".to_owned(), json!([(usage * 10.0).round() / 10.0]));
         }
+        if let Some(degrees) = self.temperature() {
+            stats.insert("cpu_temperature".to_owned(), json!([degrees]));
+        }
         Value::Object(stats)
+    }
+
+    /// The hottest sensor of the processors, in degrees Celsius.
+    fn temperature(&self) -> Option<f64> {
+        let monitors = fs::read_dir(self.sys.join("class/hwmon")).ok()?.flatten();
+        let named = |path: &Path| fs::read_to_string(path.join("name")).unwrap_or_default();
+        let ours = monitors.map(|it| it.path()).filter(|it| PROCESSORS.contains(&named(it).trim()));
+        let files = ours.filter_map(|it| fs::read_dir(it).ok()).flatten().flatten();
+        let inputs = files.filter(|it| {
+            let name = it.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("temp") && name.ends_with("_input")
+        });
+        let milli = inputs.filter_map(|it| fs::read_to_string(it.path()).ok()?.trim().parse::<f64>().ok());
+        milli.map(|it| it / 1000.0).reduce(f64::max)
     }
 }
 
@@ -158,6 +180,23 @@ mod tests {
     }
 
     #[test]
+    fn the_hottest_sensor_of_a_processor_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for (number, name, figures) in [(0, "nvme", &[90_000][..]), (1, "coretemp", &[41_000, 63_500])] {
+            let monitor = dir.path().join(format!("class/hwmon/hwmon{number}"));
+            fs::create_dir_all(&monitor).unwrap();
+            fs::write(monitor.join("name"), format!("{name}\n")).unwrap();
+            for (index, figure) in figures.iter().enumerate() {
+                fs::write(monitor.join(format!("temp{}_input", index + 1)), format!("{figure}\n")).unwrap();
+                fs::write(monitor.join(format!("temp{}_max", index + 1)), "100000\n").unwrap();
+            }
+        }
+        let machine = Machine { sys: dir.path().to_owned(), ..Machine::new("/") };
+        let sample = machine.sample();
+        assert_eq!(machine.report(&sample, &sample)["cpu_temperature"], json!([63.5]));
+    }
+
+    #[test]
     fn a_report_has_the_originals_fields() {
         let machine = Machine::new("/nonexistent/home");
         let before = machine.sample();
@@ -167,7 +206,7 @@ mod tests {
         }
         let percent = report["disk_free_home"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&percent));
-        let nowhere = Machine { proc: "/nonexistent".into(), home: "/".into() };
+        let nowhere = Machine { proc: "/nonexistent".into(), sys: "/nonexistent".into(), home: "/".into() };
         let empty = nowhere.sample();
         assert!(nowhere.report(&empty, &empty).get("cpu_usage").is_none());
     }

@@ -41,6 +41,10 @@ pub trait Engine: Send + Sync {
 
     /// The runs that were started here and not removed, whoever started them.
     fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>>;
+
+    /// Removes an image that was made for runs, where its name still means it and no container uses it; `false` where it
+    /// stays for that. One that is gone, or whose name means another by now, is done with.
+    fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>>;
 }
 
 /// Which engine.
@@ -53,4 +57,16 @@ pub enum EngineKind {
     Podman,
     /// This program itself.
     Native,
+}
+
+impl EngineKind {
+    /// Its name, as [`Engine::name`] has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Native => "native",
+        }
+    }
 }

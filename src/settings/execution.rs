@@ -7,6 +7,7 @@ use super::{Session, UsageError};
 use crate::cli::execution::ExecutionArgs;
 use crate::config::{Config, Environment, Executor};
 use crate::daemon::ExecutionSettings;
+use crate::daemon::images::Bounds;
 use crate::daemon::settings::Limits;
 use crate::error::{During, Failure};
 use crate::fs::expand_home;
@@ -15,6 +16,7 @@ use crate::run::EngineKind;
 use crate::run::choice::BaseChoice;
 use crate::secret::Secret;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const LOG_LEVELS: [&str; 7] = ["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"];
 
 /// Merges flags, environment and configuration.
@@ -54,6 +56,7 @@ pub(super) fn merge(
             start: Duration::from_secs(executor.start_timeout),
             grace: Duration::from_secs(executor.stop_grace),
         },
+        images: Bounds { most: executor.task_images_max, unused: DAY.saturating_mul(executor.task_images_days) },
         spool_bytes: executor.console_spool << 20,
         log_level: args.log_level.as_deref().map(log_level).transpose()?,
         optimize: args.optimize,

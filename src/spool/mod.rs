@@ -296,6 +296,12 @@ impl Spool {
         self.advance(batch.to, last)
     }
 
+    /// How far the server has it: changes whenever it takes something.
+    #[must_use]
+    pub const fn progress(&self) -> (u64, u64) {
+        (self.sent.segment, self.sent.offset)
+    }
+
     /// How many lines were lost for want of room since this was opened.
     #[must_use]
     pub fn dropped(&self) -> u64 {

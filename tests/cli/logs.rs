@@ -22,6 +22,7 @@ impl Run {
             task: task.to_owned(),
             queue: Some("queue".to_owned()),
             worker: "box:0".to_owned(),
+            parent: None,
             gpus: GpuSet::default(),
             tags: Vec::new(),
             attempt: 0,

@@ -35,6 +35,7 @@ fn inventory(busy: &[(u32, &[u32])], count: u32) -> Inventory {
         memory_used: None,
         compute_capability: None,
         utilization: None,
+        temperature: None,
         processes: busy.iter().filter(|it| it.0 == index).flat_map(|it| it.1.to_vec()).collect(),
         mig: false,
         instances: Vec::new(),

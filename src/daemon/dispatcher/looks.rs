@@ -8,7 +8,7 @@ use super::Dispatcher;
 use crate::daemon::ahead::next_tasks;
 use crate::daemon::orphans::Watch;
 use crate::daemon::pace::about;
-use crate::daemon::queues::{Queue, Seen, forced_by_tags};
+use crate::daemon::queues::{self, Queue, Seen, forced_by_tags};
 use crate::daemon::schedule::Schedule;
 use crate::daemon::take::{Outcome, Tried, Wanted};
 use crate::daemon::work::{Attend, Job, Left, Wants};
@@ -25,6 +25,8 @@ pub(super) struct Looked {
     /// What was wanted, with what the worker's properties said by then.
     wanted: Wanted,
     tried: Result<Tried, Failure>,
+    /// Queues that have taken the places of others.
+    successors: Vec<(usize, Queue)>,
 }
 
 /// What came of a sweep.
@@ -73,12 +75,16 @@ impl Dispatcher {
                 Ok(()) => counter.take(&wanted).await,
                 Err(error) => Err(error.into()),
             };
-            Looked { wanted, tried }
+            let successors = match &tried {
+                Ok(tried) => queues::successors(&counter.client, &wanted.queues, &tried.seen).await,
+                Err(_) => Vec::new(),
+            };
+            Looked { wanted, tried, successors }
         }));
     }
 
     pub(super) fn looked(&mut self, looked: Looked) {
-        let Looked { wanted, tried } = looked;
+        let Looked { wanted, tried, successors } = looked;
         let interval = self.desk.habits.interval;
         match tried {
             Err(error) => self.server_is_away(&error),
@@ -104,6 +110,25 @@ impl Dispatcher {
                 }
             }
         }
+        self.serve_instead(successors);
+    }
+
+    /// Serves queues that were made anew in the place of those that are gone.
+    fn serve_instead(&mut self, successors: Vec<(usize, Queue)>) {
+        if successors.is_empty() {
+            return;
+        }
+        let mut queues = self.desk.queues.to_vec();
+        for (place, queue) in successors {
+            let text = format!("the queue `{}` was made anew ({}) and is served", queue.name, queue.id);
+            self.desk.counter.reporter.note(text);
+            self.looks.gone.retain(|it| *it != queues[place].id);
+            queues[place] = queue;
+        }
+        self.desk.worker.serves(queues.iter().map(|it| it.id.clone()).collect());
+        self.desk.queues = queues.into();
+        self.looks.next = Instant::now();
+        self.report();
     }
 
     /// A task is ours: it is started, or put back if we are ending by now.
@@ -222,8 +247,23 @@ impl Dispatcher {
             Err(error) => reporter.warning(format!("cannot look for lost tasks: {error}")),
         }
         match swept.left {
-            Ok(left) => self.adopt(left, swept.all),
+            Ok(left) => {
+                self.free_what_is_over(&left);
+                self.adopt(left, swept.all);
+            }
             Err(error) => reporter.warning(format!("cannot look for runs that nobody attends: {error}")),
+        }
+    }
+
+    /// Frees the places of runs that could not be attended, where they are not there any more to be attended again.
+    fn free_what_is_over(&mut self, left: &[(Job, Attend)]) {
+        for run in std::mem::take(&mut self.unattended) {
+            if left.iter().any(|it| it.0.run == run) {
+                self.unattended.insert(run);
+            } else {
+                self.desk.places.leave(&run);
+                self.looks.next = Instant::now();
+            }
         }
     }
 

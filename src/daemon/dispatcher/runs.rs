@@ -15,6 +15,8 @@ use crate::daemon::worker::Busy;
 use crate::error::{Explain, Kind};
 use crate::run::RunId;
 
+/// Phases in which a container may go on that nobody attends.
+const USING: [&str; 3] = ["starting", "running", "draining"];
 /// The phase whose time is counted.
 const BUILDING: &str = "building";
 
@@ -74,6 +76,7 @@ impl Dispatcher {
 
     /// Attends a run that an earlier process started.
     pub(super) fn resume(&mut self, job: Job, attend: Attend, ours: bool) {
+        self.unattended.remove(&job.run);
         if ours {
             self.desk.places.hold(&job);
         }
@@ -131,13 +134,19 @@ impl Dispatcher {
         };
         self.attending.retain(|_, it| *it != run);
         let Some(running) = self.running.remove(&run) else { return };
-        self.desk.places.leave(&run);
+        // What cannot be attended now may have its GPUs all the same: a sweep finds out.
+        if matches!(end, End::Failed(_)) && USING.contains(&running.phase) {
+            self.unattended.insert(run);
+        } else {
+            self.desk.places.leave(&run);
+        }
         self.desk.metrics.moved(Some(running.phase), None);
         let Running { job, since, adopted, preparing, phase, .. } = running;
         if preparing {
             self.desk.metrics.idle(job.gpus.devices.len(), since.elapsed());
         }
         let goes_on = matches!(end, End::Detached | End::Failed(_));
+        self.left_behind |= matches!(end, End::Detached);
         self.tell_end(&job, end, phase, adopted);
         if job.worker == self.desk.worker.id() {
             self.say_busy();

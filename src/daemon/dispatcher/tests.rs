@@ -151,6 +151,8 @@ struct Daemon {
     metrics: Arc<Metrics>,
     standing: Arc<Shared<Standing>>,
     asks: mpsc::Sender<Asked>,
+    /// Runs that nobody attends.
+    left: Arc<Shared<Vec<Job>>>,
     serving: JoinHandle<Result<(), Failure>>,
 }
 
@@ -176,7 +178,8 @@ impl Daemon {
         let queues: Arc<[Queue]> = resolve(&world.client, &choices, true).await.unwrap().into();
         let (stage, tally, metrics) = (Stage::default(), Arc::new(Tally::default()), Arc::new(Metrics::default()));
         let (crew, ledger) = scribe();
-        let crew = on_stage(crew, &stage, &world.client, options.left);
+        let left = Arc::new(Shared::new(options.left));
+        let crew = on_stage(crew, &stage, &world.client, &left);
         let device = |index| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
         let gpus = GpuSet { devices: (0..options.gpus).map(device).collect() };
         let worker = Worker::new(
@@ -214,7 +217,7 @@ impl Daemon {
             standing: Box::new(move |it| *told.lock().unwrap() = it),
         };
         let (asks, asked) = mpsc::channel(4);
-        Self { stage, ledger, tally, metrics, standing, asks, serving: tokio::spawn(serve(desk, asked)) }
+        Self { stage, ledger, tally, metrics, standing, asks, left, serving: tokio::spawn(serve(desk, asked)) }
     }
 
     async fn ask(&self, asked: Asked) {
@@ -238,9 +241,9 @@ impl Daemon {
 }
 
 /// Runs go on the stage; builds ahead end at once; what was left is found once.
-fn on_stage(crew: Crew, stage: &Stage, client: &Client, left: Vec<Job>) -> Crew {
+fn on_stage(crew: Crew, stage: &Stage, client: &Client, left: &Arc<Shared<Vec<Job>>>) -> Crew {
     let (actors, again, before) = (stage.clone(), stage.clone(), client.clone());
-    let left = Shared::new(left);
+    let left = Arc::clone(left);
     let client = client.clone();
     Crew {
         run: Box::new(move |job| actors.attend(&before, job)),
@@ -429,6 +432,44 @@ async fn what_cannot_be_attended_is_told_and_nothing_is_taken_for_a_while() {
     until("it is counted", || daemon.figure("runs_broken") == 1.0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     daemon.stage.started(1).await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_attended_keeps_its_place_until_it_is_known_to_be_over() {
+    let world = World::new().await;
+    let task = world.enqueue("waits", "queue").await;
+    let before = job("left", "vm:0");
+    let options = Options { left: vec![before.clone()], ..Options::default() };
+    let daemon = Daemon::start(&world, &[("queue", None)], options).await;
+    daemon.stage.started(1).await;
+    daemon.stage.tell(0).send(News::Running).await.unwrap();
+    daemon.left.lock().unwrap().push(before);
+    daemon.stage.end(0, End::Failed(std::io::Error::other("no journal").into()));
+    assert_eq!(daemon.stage.started(2).await, ["left", "left"]);
+    daemon.stage.tell(1).send(News::Running).await.unwrap();
+    daemon.stage.end(1, End::Failed(std::io::Error::other("no journal").into()));
+    // Nobody finds it any more.
+    assert_eq!(daemon.stage.started(3).await[2], task);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_made_anew_under_its_name_is_served() {
+    let world = World::new().await;
+    let first = world.enqueue("a", "queue").await;
+    let daemon = Daemon::start(&world, &[("queue", None)], Options::default()).await;
+    assert_eq!(daemon.stage.started(1).await, [first]);
+    daemon.stage.end(0, settled("completed"));
+    let queue = world.call("queues.get_all", json!({ "name": "queue" })).await["queues"][0]["id"].clone();
+    world.call("queues.delete", json!({ "queue": queue, "force": true })).await;
+    let second = world.enqueue("b", "queue").await;
+    assert_eq!(daemon.stage.started(2).await[1], second);
+    daemon.stage.end(1, settled("completed"));
+    let queue = world.call("queues.get_all", json!({ "name": "queue" })).await["queues"][0]["id"].clone();
+    let end = Instant::now() + Duration::from_secs(60);
+    while world.workers().await[0]["queues"][0]["id"] != queue {
+        assert!(Instant::now() < end, "the worker does not serve {queue}: {}", world.workers().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -63,6 +63,9 @@ pub struct Record {
     pub queue: Option<String>,
     /// The worker it runs as.
     pub worker: String,
+    /// The worker that runs it beside others, where that is another.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// The devices it sees.
     pub gpus: GpuSet,
     /// Tags of the worker.
@@ -73,6 +76,9 @@ pub struct Record {
     pub engine: String,
     /// Address of its server.
     pub server: String,
+    /// Which start of the machine it began in, where the kernel said.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Where it is.
     pub phase: Phase,
     /// When the phase began, in milliseconds since the epoch.
@@ -93,6 +99,9 @@ pub struct Record {
     /// Whether its engine may have been asked to start it.
     #[serde(default)]
     pub may_run: bool,
+    /// How often the code that attends it broke.
+    #[serde(default)]
+    pub broken: u32,
     /// What somebody wants of it.
     pub wish: Option<Wish>,
     /// How it ended.
@@ -197,11 +206,13 @@ impl Record {
             task: claim.task.clone(),
             queue: claim.queue.clone(),
             worker: claim.worker.clone(),
+            parent: claim.parent.clone(),
             gpus: claim.gpus.clone(),
             tags: claim.tags.clone(),
             attempt: claim.attempt,
             engine: engine.to_owned(),
             server: server.to_owned(),
+            boot: Some(boot()).filter(|it| !it.is_empty()),
             phase: Phase::Taken,
             since: now,
             began: now,
@@ -211,16 +222,28 @@ impl Record {
             image: None,
             user: None,
             may_run: false,
+            broken: 0,
             wish: None,
             end: None,
             verdict: None,
         }
     }
 
+    /// Whether no engine was ever asked to start it, nor will be because it has ended.
+    #[must_use]
+    pub fn is_unstarted(&self) -> bool {
+        !self.may_run && self.phase < Phase::Run && self.end.is_none()
+    }
+
     /// Begins a phase.
     pub(in crate::daemon) fn enter(&mut self, phase: Phase) {
         (self.phase, self.since) = (phase, now());
     }
+}
+
+/// This start of the machine: another one has another name.
+pub(in crate::daemon) fn boot() -> String {
+    fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Milliseconds since the epoch.

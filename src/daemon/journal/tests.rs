@@ -6,6 +6,7 @@ fn claim() -> Claim {
         task: "a".repeat(32),
         queue: Some("q".to_owned()),
         worker: "host:0".to_owned(),
+        parent: None,
         gpus: GpuSet::default(),
         tags: vec!["x".to_owned()],
         attempt: 0,

@@ -55,6 +55,7 @@ fn machine(driver: &str, cuda: &str, brand: &str) -> Machine {
         memory_used: None,
         compute_capability: Some("9.0".to_owned()),
         utilization: None,
+        temperature: None,
         processes: Vec::new(),
         mig: false,
         instances: Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Queue, QueueError, items};
+use super::{Queue, QueueError, Seen, items};
 use crate::clearml::tasks::{distance, escape, is_id};
 use crate::clearml::{ApiError, Client};
 use crate::daemon::settings::QueueChoice;
@@ -33,10 +33,29 @@ pub async fn resolve(client: &Client, choices: &[QueueChoice], create: bool) -> 
             }
         };
         if !queues.iter().any(|it| it.id == found.id) {
-            queues.push(Queue { gpus: choice.gpus, ..found });
+            queues.push(Queue { gpus: choice.gpus, named: !is_id(&choice.name), ..found });
         }
     }
     Ok(queues)
+}
+
+/// The queues that have taken the place of those that are gone: others of their names, with their places among `queues`.
+/// What the server does not say now it may at the next look.
+pub(in crate::daemon) async fn successors(
+    client: &Client,
+    queues: &[Queue],
+    seen: &[Option<Seen>],
+) -> Vec<(usize, Queue)> {
+    let mut found = Vec::new();
+    let gone = queues.iter().zip(seen).enumerate().filter(|(_, (queue, seen))| seen.is_none() && queue.named);
+    for (place, (queue, _)) in gone {
+        if let Ok(Some(other)) = by_name(client, &queue.name).await
+            && queues.iter().all(|it| it.id != other.id)
+        {
+            found.push((place, Queue { gpus: queue.gpus, named: true, ..other }));
+        }
+    }
+    found
 }
 
 async fn by_id(client: &Client, id: &str) -> Result<Queue, QueueError> {
@@ -71,7 +90,7 @@ async fn by_name(client: &Client, name: &str) -> Result<Option<Queue>, QueueErro
 
 async fn make(client: &Client, name: &str) -> Result<Queue, QueueError> {
     match client.call_once("queues.create", &json!({ "name": name })).await {
-        Ok(data) => Ok(Queue { id: text(&data, "id"), name: name.to_owned(), gpus: None }),
+        Ok(data) => Ok(Queue { id: text(&data, "id"), name: name.to_owned(), gpus: None, named: false }),
         // Another daemon made it at the same moment.
         Err(error) if error.is(DUPLICATE) => by_name(client, name).await?.ok_or_else(|| QueueError::Api(error)),
         Err(error) => Err(error.into()),
@@ -110,7 +129,7 @@ async fn unknown(client: &Client, name: &str, id: bool) -> Result<QueueError, Ap
 }
 
 fn queue(found: &Value) -> Queue {
-    Queue { id: text(found, "id"), name: text(found, "name"), gpus: None }
+    Queue { id: text(found, "id"), name: text(found, "name"), gpus: None, named: false }
 }
 
 fn text(value: &Value, field: &str) -> String {

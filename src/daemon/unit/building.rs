@@ -74,7 +74,11 @@ impl Unit {
         let code = match stop {
             Stop::Ended => child.ended().await,
             Stop::Interrupted(interruption) => {
-                child.cancel().await;
+                // One that is not waited for is killed when it is dropped.
+                tokio::select! {
+                    () = child.cancel() => {}
+                    () = self.detached() => {}
+                }
                 self.entry.update(|it| it.builder = None)?;
                 self.wished(interruption)?;
                 return self.ended(Ending::Stopped);
@@ -90,9 +94,13 @@ impl Unit {
         if code != 0 {
             return self.unbuilt(code, &progress);
         }
-        match self.built() {
+        match built(&self.entry.directory().join(METADATA), &self.record().task) {
             Ok((image, user)) => {
-                self.write_back().await;
+                self.executor.keep(&self.record().task, &image);
+                tokio::select! {
+                    () = self.write_back() => {}
+                    () = self.dismissed() => return Err(Halt::Detached),
+                }
                 self.entry.update(|it| (it.image, it.user) = (Some(image), user))?;
                 Ok(Step::Go(Phase::Prepare))
             }
@@ -189,23 +197,23 @@ impl Unit {
         let code = u8::try_from(code).unwrap_or(1);
         self.ended(Ending::Failed { reason: format!("the image could not be built: {reason}"), passing, code })
     }
+}
 
-    fn built(&self) -> Result<(RunImage, Option<String>), Failure> {
-        let path = self.entry.directory().join(METADATA);
-        let document: Value = serde_json::from_slice(&fs::read(&path)?).map_err(std::io::Error::other)?;
-        let digest = |name: &str| -> Result<Digest, Failure> {
-            let text = document.get(name).and_then(Value::as_str).unwrap_or_default();
-            let digest: Result<Digest, _> = text.parse();
-            Ok(digest.map_err(|it| std::io::Error::other(format!("`{}`: {name}: {it}", path.display())))?)
-        };
-        let image = RunImage {
-            name: image_name(&self.record().task),
-            manifest: digest("containerimage.digest")?,
-            config: digest("containerimage.config.digest")?,
-        };
-        let user = document.get("image.user").and_then(Value::as_str).filter(|it| !it.is_empty());
-        Ok((image, user.map(str::to_owned)))
-    }
+/// What a build says that it made: the image, and its user.
+fn built(path: &Path, task: &str) -> Result<(RunImage, Option<String>), Failure> {
+    let document: Value = serde_json::from_slice(&fs::read(path)?).map_err(std::io::Error::other)?;
+    let digest = |name: &str| -> Result<Digest, Failure> {
+        let text = document.get(name).and_then(Value::as_str).unwrap_or_default();
+        let digest: Result<Digest, _> = text.parse();
+        Ok(digest.map_err(|it| std::io::Error::other(format!("`{}`: {name}: {it}", path.display())))?)
+    };
+    let image = RunImage {
+        name: image_name(task),
+        manifest: digest("containerimage.digest")?,
+        config: digest("containerimage.config.digest")?,
+    };
+    let user = document.get("image.user").and_then(Value::as_str).filter(|it| !it.is_empty());
+    Ok((image, user.map(str::to_owned)))
 }
 
 /// The build of a task's image to where an engine takes it from, and what it is told on its standard input: container
@@ -242,13 +250,19 @@ pub(in crate::daemon) async fn prebuild(executor: &Arc<Executor>, task: &str) ->
     if prebuilt::ahead(executor, task).await? {
         return Ok(());
     }
-    let mut child = Child::start(build_command(executor, task, executor.engine.name()))?;
+    let metadata = tempfile::NamedTempFile::new_in(&executor.settings.state)?;
+    let (mut command, told) = build_command(executor, task, executor.engine.name());
+    command.arg("--metadata-file").arg(metadata.path());
+    let mut child = Child::start((command, told))?;
     let mut progress = Progress::new(task, &silent());
     while let Some(line) = child.line().await {
         progress.take(&line);
     }
     match child.ended().await {
-        0 => Ok(()),
+        0 => {
+            executor.keep(task, &built(metadata.path(), task)?.0);
+            Ok(())
+        }
         code => {
             let reason = progress.error.map_or_else(|| format!("its process ended with {code}"), |it| it.text);
             Err(std::io::Error::other(reason).into())

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 
 use super::lines::Lines;
-use super::server::{self, NO_CHANGE, Seen};
-use super::{Halt, Step, Unit, UnitEnd};
+use super::server::{self, NO_CHANGE, NO_QUEUE, Seen};
+use super::{Ending, Halt, Step, Unit, UnitEnd};
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change};
 use crate::daemon::journal::Phase;
+use crate::daemon::queues;
 use crate::run::RunId;
 use crate::spool::SpoolError;
 
@@ -32,6 +33,9 @@ impl Unit {
         let Some(seen) = self.insist("before the task is taken", || server::look(&client, &task)).await? else {
             return self.give_back(UnitEnd::Refused { status: "deleted".to_owned(), worker: None });
         };
+        if self.record().wish.is_some() {
+            return self.untake(&seen).await;
+        }
         let refused = |seen: Seen| UnitEnd::Refused { status: seen.state.status.clone(), worker: seen.worker() };
         let record = self.record();
         let Take::Yes { force } = may_take(&seen, &record.run, &record.worker, record.queue.is_some()) else {
@@ -65,6 +69,36 @@ impl Unit {
         let text = format!("task {task} ({}) pulled{from} by worker {}", seen.name, self.record().worker);
         self.line(Level::Info, &text);
         Ok(Step::Go(Phase::Build))
+    }
+
+    /// A stop was asked for before anybody knew whether the task is taken: one that is ends as stopped, one that is not is
+    /// as if it had never been asked for.
+    async fn untake(&mut self, seen: &Seen) -> Result<Step, Halt> {
+        if seen.state.status == "in_progress" && seen.is_by(&self.record().run, &self.record().worker) {
+            return self.ended(Ending::Stopped);
+        }
+        if let Some(queue) = self.record().queue.clone()
+            && seen.state.status == "queued"
+        {
+            self.put_back(&queue).await?;
+        }
+        self.give_back(UnitEnd::Returned)
+    }
+
+    /// Puts the task back into the queue it left; where that is gone, nobody would ever take it, and it is told so.
+    async fn put_back(&self, queue: &str) -> Result<(), Halt> {
+        let (client, task) = (&self.executor.client, &self.record().task);
+        let message = self.changed_by();
+        let reason = format!("the queue {queue} that it waited in is gone");
+        let put_back = self.insist("to put the task back", || async {
+            match queues::put_back(client, queue, task).await {
+                Err(error) if error.is(NO_QUEUE) => {
+                    tasks::stopped(client, self.change(&reason, &message)).await.map(drop)
+                }
+                answer => answer,
+            }
+        });
+        put_back.await
     }
 
     /// Opens the spool for lines of our own.
@@ -107,12 +141,12 @@ impl Unit {
             if waited {
                 // It was ours: nobody else can have taken it and not said so for so long.
                 let reason = format!("worker {} ended before it could take the task", self.record().worker);
-                self.insist("to put the task back", || server::enqueue(&client, queue, &task, &reason)).await?;
+                self.put_back(queue).await?;
                 return Ok(Some(UnitEnd::Requeued { reason }));
             }
             tokio::select! {
                 () = tokio::time::sleep(self.pace.orphan) => {}
-                () = self.detached() => return Err(Halt::Detached),
+                () = self.dismissed() => return Err(Halt::Detached),
             }
             waited = true;
         }

@@ -34,6 +34,8 @@ const ENVIRONMENT: &str = "/opt/agent/environment.json";
 pub(super) const LENT: [&str; 2] = ["clearml.conf", "environment.json"];
 /// The directory of what is lent of a home, there.
 pub(super) const HOME: &str = "home";
+/// The label of the worker whose tasks run beside each other, as the original has it.
+const PARENT: &str = "clearml-parent-worker-id";
 /// The task's property that says which ports of this machine are its own, as the original has it.
 const PORTS: &str = "_external_host_tcp_port_mapping";
 
@@ -145,6 +147,8 @@ impl Unit {
         let directory = self.entry.directory().to_owned();
         let image = record.image.clone().ok_or_else(|| std::io::Error::other("the image is not known"))?;
         let mut container = chosen.container;
+        let parent = record.parent.as_ref().unwrap_or(&record.worker);
+        container.labels.entry(PARENT.to_owned()).or_insert_with(|| parent.clone());
         let user = container.user.clone().or_else(|| record.user.clone()).unwrap_or_default();
         self.lend_home(&mut container, &user, machine)?;
         let hidden = self.variables(&mut container, lock, machine);

@@ -1,20 +1,21 @@
 //! From the container's end to the task's: what it printed reaches the server, then how it ended, then nothing is left
 //! but what `agent logs` shows.
 
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use fs_err as fs;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lines::Lines;
-use super::server::{self, NO_CHANGE, RACE, Seen};
-use super::{Ending, Halt, Step, Unit, UnitEnd, building, container};
+use super::server::{self, NO_CHANGE, NO_QUEUE, RACE, Seen};
+use super::{Ask, Ending, Halt, Step, Unit, UnitEnd, building, container, locked};
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change};
 use crate::clearml::{ApiError, Client};
 use crate::daemon::journal::{Phase, Verdict, Wish};
 use crate::daemon::settle::{self, Known};
+use crate::error::Failure;
 use crate::run::{Found, Outcome, RunId};
 use crate::spool::{DrainError, Spool, SpoolError, drain};
 
@@ -27,7 +28,11 @@ impl Unit {
     /// Sends what the run left in its spool, however long that takes.
     pub(super) async fn drain(&mut self) -> Result<Step, Halt> {
         if let Some(watch) = self.watch.take() {
-            watch.end().await;
+            // A message that comes late follows no status of ours then: the unit is left where it is.
+            tokio::select! {
+                () = watch.end() => {}
+                () = self.dismissed() => return Err(Halt::Detached),
+            }
         }
         self.make_sure_of_the_end().await?;
         let lines = match self.lines.take() {
@@ -39,34 +44,59 @@ impl Unit {
         if let Some((level, text)) = self.last_line() {
             lines.add(level, &text);
         }
-        let client = self.executor.client.clone();
+        self.send(lines.spool()).await?;
+        lines.close().await;
+        Ok(Step::Go(Phase::Settle))
+    }
+
+    /// Sends what is in a spool, until the server has all of it that it ever will.
+    async fn send(&self, spool: &Mutex<Spool>) -> Result<(), Halt> {
+        let client = &self.executor.client;
         let mut pause = self.pace.pause;
+        let stalled = self.stalled(spool);
+        tokio::pin!(stalled);
         loop {
             let outcome = tokio::select! {
-                outcome = drain(lines.spool(), &client) => outcome,
-                () = self.detached() => return Err(Halt::Detached),
+                outcome = drain(spool, client) => outcome,
+                () = &mut stalled => return Err(Halt::Detached),
             };
             match outcome {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(DrainError::Server(error))
                     if error.is_passing() || matches!(error, ApiError::Credentials { .. }) =>
                 {
-                    self.note(format!("console lines wait for the server: {}", crate::error::Failure::from(error)));
+                    self.note(format!("console lines wait for the server: {}", Failure::from(error)));
                 }
                 Err(error) => {
                     // Nothing that waiting mends; the copy on this machine is there all the same.
-                    self.note(format!("the rest of the console is not sent: {}", crate::error::Failure::from(error)));
-                    break;
+                    self.note(format!("the rest of the console is not sent: {}", Failure::from(error)));
+                    return Ok(());
                 }
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.detached() => return Err(Halt::Detached),
+                () = &mut stalled => return Err(Halt::Detached),
             }
             pause = (pause * 2).min(self.pace.longest);
         }
-        lines.close().await;
-        Ok(Step::Go(Phase::Settle))
+    }
+
+    /// Comes when sending is to be left: at once when everything is; where a stop was asked for, once the server has
+    /// taken nothing more for a while.
+    async fn stalled(&self, spool: &Mutex<Spool>) {
+        if self.asked_to_end().await != Ask::Stop {
+            return;
+        }
+        loop {
+            let before = locked(spool).progress();
+            tokio::select! {
+                () = sleep(self.pace.leave) => {}
+                () = self.detached() => return,
+            }
+            if locked(spool).progress() == before {
+                return;
+            }
+        }
     }
 
     /// A run that may have started, and whose end nobody saw, is ended first: no status before that.
@@ -74,34 +104,39 @@ impl Unit {
         if matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. })) {
             return Ok(());
         }
-        let engine = Arc::clone(&self.executor.engine);
-        let (run, grace) = (self.record().run.clone(), self.executor.settings.limits.grace);
+        // It must not run a second time as long as nobody knows that the first has ended.
+        if !self.brought_to_an_end().await? && self.record().may_run {
+            self.entry.update(|it| it.end = it.end.take().map(settle::for_good))?;
+        }
+        Ok(())
+    }
+
+    /// Ends what may still run; whether it is known to have ended. An engine that never comes back must not keep the task
+    /// from its end.
+    async fn brought_to_an_end(&self) -> Result<bool, Halt> {
+        let (engine, run) = (&self.executor.engine, &self.record().run);
         let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
+        let deserted = self.deserted();
+        tokio::pin!(deserted);
         loop {
-            let found = tokio::select! {
-                found = timeout_at(late, engine.find(&run)) => found.unwrap_or_else(|_| Err(silent())),
-                () = self.detached() => return Err(Halt::Detached),
-            };
-            let failure = match found {
-                Ok(Found::Running) => match engine.stop(&run, grace).await {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => failure,
-                },
-                Ok(_) => return Ok(()),
-                Err(failure) => failure,
-            };
-            self.note(format!("waiting for {}: {failure}", engine.name()));
-            // An engine that never comes back must not keep the task from its end.
-            if Instant::now() >= late {
-                // Nor may it run a second time, as long as nobody knows that the first has ended.
-                if self.record().may_run {
-                    self.entry.update(|it| it.end = it.end.take().map(settle::for_good))?;
+            let ended = async {
+                match self.answered(engine.find(run)).await? {
+                    Found::Running => self.told_to_stop().await,
+                    Found::Absent | Found::Ended(_) => Ok(()),
                 }
-                return Ok(());
+            };
+            let ended = tokio::select! {
+                ended = ended => ended,
+                () = &mut deserted => return Err(Halt::Detached),
+            };
+            let Err(failure) = ended else { return Ok(true) };
+            self.note(format!("waiting for {}: {failure}", engine.name()));
+            if Instant::now() >= late {
+                return Ok(false);
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.detached() => return Err(Halt::Detached),
+                () = &mut deserted => return Err(Halt::Detached),
             }
             pause = (pause * 2).min(self.pace.longest);
         }
@@ -114,13 +149,13 @@ impl Unit {
                 Ok(spool) => return Ok(spool.map(Lines::adopt)),
                 Err(SpoolError::InUse(_)) if Instant::now() < late => {}
                 Err(error) => {
-                    self.note(format!("the rest of the console is not sent: {}", crate::error::Failure::from(error)));
+                    self.note(format!("the rest of the console is not sent: {}", Failure::from(error)));
                     return Ok(None);
                 }
             }
             tokio::select! {
                 () = sleep(Duration::from_millis(50)) => {}
-                () = self.detached() => return Err(Halt::Detached),
+                () = self.dismissed() => return Err(Halt::Detached),
             }
         }
     }
@@ -146,7 +181,13 @@ impl Unit {
             if self.record().verdict.as_ref().is_some_and(|it| is_told(it, seen.as_ref(), &self.record().run)) {
                 break;
             }
-            let verdict = self.judge(seen.as_ref());
+            let mut verdict = self.judge(seen.as_ref());
+            if let (Verdict::Again { reason }, Some(queue)) = (&verdict, &self.record().queue)
+                && !self.insist("about the queue", || server::has_queue(&client, queue)).await?
+            {
+                // There is no way back; for ever is no answer either.
+                verdict = Verdict::Failed { reason: format!("{reason}; the queue {queue} it came from is gone") };
+            }
             self.entry.update(|it| it.verdict = Some(verdict.clone()))?;
             if self.tell(&client, &verdict).await? {
                 break;
@@ -186,9 +227,19 @@ impl Unit {
     /// Forgets the run in its engine, and what was lent to it.
     async fn forget(&self) {
         let engine = &self.executor.engine;
-        let removed = tokio::time::timeout(FORGETTING, engine.remove(&self.record().run)).await;
-        if let Ok(Err(failure)) = removed {
-            self.note(format!("{} does not remove the run: {failure}", engine.name()));
+        let forgetting = async {
+            if let Err(failure) = engine.remove(&self.record().run).await {
+                self.note(format!("{} does not remove the run: {failure}", engine.name()));
+            }
+            if let Some(image) = &self.record().image {
+                self.executor.images().used(image);
+            }
+            self.executor.tidy().await;
+        };
+        // What is not removed now is when a daemon starts.
+        tokio::select! {
+            _ = timeout(FORGETTING, forgetting) => {}
+            () = self.dismissed() => {}
         }
         let directory = self.entry.directory();
         for name in container::LENT.iter().chain(&[building::LOCK]) {
@@ -215,7 +266,7 @@ impl Unit {
                 Verdict::Leave { .. } => return Ok(true),
             };
             match answer {
-                Err(error) if error.is(NO_CHANGE) || error.is(RACE) => Ok(false),
+                Err(error) if [NO_CHANGE, RACE, NO_QUEUE].iter().any(|it| error.is(*it)) => Ok(false),
                 Err(ApiError::UnknownTask { .. }) => Ok(false),
                 answer => answer.map(|_| true),
             }
@@ -262,11 +313,6 @@ impl Unit {
         };
         Ok(Step::End(end))
     }
-}
-
-/// An engine took a question and does not answer it.
-fn silent() -> crate::error::Failure {
-    std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer").into()
 }
 
 /// Whether the server has heard a verdict already: it was sent before a kill.

@@ -89,7 +89,10 @@ impl Unit {
         let path = self.entry.directory().join(building::LOCK);
         let lock = found.lock;
         tokio::task::spawn_blocking(move || lock.write(&path)).await.map_err(std::io::Error::other)??;
-        self.write_back().await;
+        tokio::select! {
+            () = self.write_back() => {}
+            () = self.dismissed() => return Err(Halt::Detached),
+        }
         self.entry.update(|it| (it.image, it.user) = (Some(found.image), found.user))?;
         Ok(Step::Go(Phase::Prepare))
     }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::server;
-use super::{Ending, Halt, Interruption, Step, Unit};
+use super::{Ask, Ending, Halt, Interruption, Step, Unit};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Phase, Wish, WishedBy};
-use crate::error::{Failure, Kind};
+use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{Found, Outcome};
 use crate::spool::SpoolError;
@@ -18,6 +18,21 @@ use crate::spool::SpoolError;
 const FAILURES: u32 = 10;
 /// The longest time the SDK may take for its own clean-up before a stop.
 const CALLBACK: u64 = 1800;
+/// How long an engine may take to kill a run, after the time that the run itself may take.
+const KILLING: Duration = Duration::from_secs(60);
+/// How long the driver may take to say which devices there are.
+const COUNTING: Duration = Duration::from_secs(30);
+
+/// An engine took a question and says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not answer")]
+struct Silent;
+
+impl Explain for Silent {
+    fn kind(&self) -> Kind {
+        Kind::Unreachable
+    }
+}
 
 /// What came of an attempt.
 enum Came<T> {
@@ -166,18 +181,27 @@ impl Unit {
         }
     }
 
-    /// How the run ended; an engine that is away is waited for.
+    /// How the run ended; an engine that is away, or there and silent, is waited for.
     async fn outcome(&self) -> Option<Outcome> {
         let (engine, run) = (&self.executor.engine, &self.record().run);
-        let (mut failures, mut pause) = (0, self.pace.pause);
+        let (mut failures, mut pause, mut waiting) = (0, self.pace.pause, false);
         loop {
-            let failure = match engine.find(run).await {
+            let failure = match self.answered(engine.find(run)).await {
                 Ok(Found::Absent) => return None,
                 Ok(Found::Ended(outcome)) => return Some(outcome),
-                Ok(Found::Running) => match engine.wait(run).await {
-                    Ok(outcome) => return Some(outcome),
-                    Err(failure) => failure,
-                },
+                Ok(Found::Running) => {
+                    if std::mem::take(&mut waiting) {
+                        self.say("running");
+                    }
+                    // A wait may take for ever; whether anybody is there to end it is asked beside it.
+                    tokio::select! {
+                        outcome = engine.wait(run) => match outcome {
+                            Ok(outcome) => return Some(outcome),
+                            Err(failure) => failure,
+                        },
+                        failure = self.unanswered() => failure,
+                    }
+                }
                 Err(failure) => failure,
             };
             if failure.kind() != Kind::Unreachable {
@@ -186,10 +210,56 @@ impl Unit {
             if failures >= FAILURES {
                 return Some(Outcome::Lost { reason: format!("{} does not tell of it: {failure}", engine.name()) });
             }
-            self.say(format!("waiting for {} to answer", engine.name()));
+            waiting = true;
+            self.say(format!("waiting for {}, which does not answer", engine.name()));
             self.note(format!("waiting for {}: {failure}", engine.name()));
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    /// An engine's answer to a question that takes no time.
+    pub(super) async fn answered<T>(&self, question: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
+        timeout(self.pace.probe, question).await.unwrap_or_else(|_| Err(Silent.into()))
+    }
+
+    /// Asks for the run now and then; comes when that is not answered, or the run has not been there for long enough that
+    /// whoever waits for it should have told.
+    async fn unanswered(&self) -> Failure {
+        let (engine, run) = (&self.executor.engine, &self.record().run);
+        let mut over = false;
+        loop {
+            sleep(self.pace.probe).await;
+            match self.answered(engine.find(run)).await {
+                Ok(Found::Running) => over = false,
+                Ok(_) if over => return Silent.into(),
+                Ok(_) => over = true,
+                Err(failure) => return failure,
+            }
+        }
+    }
+
+    /// Comes when a run is to be left as it is: at once where that is asked for; where a stop is asked for, once its
+    /// engine has not answered for a while.
+    pub(super) async fn deserted(&self) {
+        if self.asked_to_end().await != Ask::Stop {
+            return;
+        }
+        let (engine, run) = (&self.executor.engine, &self.record().run);
+        let mut missed = 0;
+        loop {
+            let answered = tokio::select! {
+                found = timeout(self.pace.leave, engine.find(run)) => matches!(found, Ok(Ok(_))),
+                () = self.detached() => return,
+            };
+            missed = if answered { 0 } else { missed + 1 };
+            if missed > 1 {
+                return;
+            }
+            tokio::select! {
+                () = sleep(self.pace.leave) => {}
+                () = self.detached() => return,
+            }
         }
     }
 
@@ -197,7 +267,7 @@ impl Unit {
     async fn stop_run(&mut self) -> Result<Step, Halt> {
         let outcome = tokio::select! {
             outcome = self.stopped() => outcome,
-            () = self.detached() => return Err(Halt::Detached),
+            () = self.deserted() => return Err(Halt::Detached),
         };
         self.ran(outcome).await
     }
@@ -209,15 +279,25 @@ impl Unit {
                 () = self.callback() => {}
             }
         }
-        let (engine, run) = (&self.executor.engine, &self.record().run);
-        let grace = self.executor.settings.limits.grace;
-        let mut pause = self.pace.pause;
-        while let Err(failure) = engine.stop(run, grace).await {
-            self.note(format!("waiting for {} to stop the run: {failure}", engine.name()));
+        let name = self.executor.engine.name();
+        let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
+        while let Err(failure) = self.told_to_stop().await {
+            self.note(format!("waiting for {name} to stop the run: {failure}"));
+            if Instant::now() >= late {
+                return Some(Outcome::Lost { reason: format!("{name} does not stop it: {failure}") });
+            }
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
         }
-        self.outcome().await
+        let lost = || Some(Outcome::Lost { reason: format!("{name} stopped it and does not tell how it ended") });
+        timeout_at(late + KILLING, self.outcome()).await.unwrap_or_else(|_| lost())
+    }
+
+    /// Has the engine stop the run, once.
+    pub(super) async fn told_to_stop(&self) -> Result<(), Failure> {
+        let grace = self.executor.settings.limits.grace;
+        let stopped = timeout(grace + KILLING, self.executor.engine.stop(&self.record().run, grace)).await;
+        stopped.unwrap_or_else(|_| Err(Silent.into()))
     }
 
     /// Where the task has something of its own to do before it stops, waits until that is done.
@@ -244,7 +324,9 @@ impl Unit {
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
         let gpus = self.record().gpus.clone();
         let lost_gpu = if wrong && !gpus.is_empty() && self.record().wish.is_none() {
-            tokio::task::spawn_blocking(move || lost(&gpus)).await.unwrap_or_default()
+            // A driver that hangs says nothing of the devices.
+            let found = timeout(COUNTING, tokio::task::spawn_blocking(move || lost(&gpus))).await;
+            found.map_or(None, Result::unwrap_or_default)
         } else {
             None
         };

@@ -22,7 +22,7 @@ pub(super) const NO_CHANGE: (u16, i64) = (400, 110);
 pub(super) const RACE: (u16, i64) = (400, 121);
 
 /// "Invalid queue id".
-const NO_QUEUE: (u16, i64) = (400, 701);
+pub(super) const NO_QUEUE: (u16, i64) = (400, 701);
 
 /// A task, as far as a unit wants to know it.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,6 +116,11 @@ pub(super) async fn mark(client: &Client, task: &str, run: Option<&RunId>, attem
     client.call("tasks.edit", &edit).await.map(|_| ())
 }
 
+/// Whether a task says that it is this run's.
+pub(in crate::daemon) async fn is_marked(client: &Client, task: &str, run: &RunId) -> Result<bool, ApiError> {
+    Ok(look(client, task).await?.is_some_and(|it| it.text(RUN) == Some(run.as_str())))
+}
+
 /// Sets one property of a task.
 pub(super) async fn note(client: &Client, task: &str, name: &str, value: &str) -> Result<(), ApiError> {
     let seen = look(client, task).await?;
@@ -139,6 +144,14 @@ pub(super) async fn is_queued(client: &Client, queue: &str, task: &str) -> Resul
     };
     let entries = data.pointer("/queue/entries").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(entries.iter().any(|it| it.get("task").and_then(Value::as_str) == Some(task)))
+}
+
+/// Whether a queue is still there.
+pub(super) async fn has_queue(client: &Client, queue: &str) -> Result<bool, ApiError> {
+    match client.call("queues.get_by_id", &json!({ "queue": queue })).await {
+        Err(error) if error.is(NO_QUEUE) => Ok(false),
+        answer => answer.map(|_| true),
+    }
 }
 
 /// Puts a task into its queue.

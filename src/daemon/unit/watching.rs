@@ -2,10 +2,11 @@
 //! it meanwhile.
 //!
 //! One task of the runtime does both, since a message must not overwrite a request to stop, which is a message too
-//! (`stopping`): it is written right after a look that found none. The API has no way to do both at once, so that a
-//! request of the same few milliseconds is lost, as it is to the SDK, which says at its start that the task has started:
-//! phases are told when they begin, and what goes on within one rarely. What is being sent when the watch ends is sent to
-//! its end, so that no late message follows the final status.
+//! (`stopping`): it is written right after a look that found none, and together with another look, whose request to stop
+//! is obeyed though the message has overtaken it. No call of the API writes a message on a condition, and an overwritten
+//! one leaves no trace, so that a request between that second look and the message is lost all the same, as it is to the
+//! SDK, which says at its start that the task has started: phases are told when they begin, and what goes on within one
+//! rarely. What is being sent when the watch ends is sent to its end, so that no late message follows the final status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -164,7 +165,13 @@ impl Watching {
                 let message = format!("{text} ({})", tasks::changed_by(&self.worker));
                 let change = Change { task: &self.task, reason: &text, message: &message, force: false };
                 say = Instant::now() + self.pace.say;
-                if tasks::started(&self.client, change).await.is_err() {
+                let again = server::look(&self.client, &self.task);
+                let (again, told) = tokio::join!(again, tasks::started(&self.client, change));
+                if matches!(again, Ok(Some(it)) if it.state.asks_to_stop()) {
+                    let _ = self.wish.send(Some(Wish::Stop { by: WishedBy::Server }));
+                    return;
+                }
+                if told.is_err() {
                     (pending, say) = (Some(text), poll);
                 }
             }
@@ -215,6 +222,44 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::clearml::testing::{client, serve};
+
+    #[tokio::test]
+    async fn a_request_to_stop_that_a_message_overtakes_is_obeyed() {
+        let mut told: Option<std::time::Instant> = None;
+        let (url, _) = serve(move |call| match call.path.rsplit('/').next().unwrap() {
+            "auth.login" => Ok(json!({ "token": "t" })),
+            "tasks.get_all" => {
+                // It came with the message, and is gone a little later.
+                let stopping = told.is_some_and(|it| it.elapsed() < Duration::from_millis(700));
+                let message = if stopping { "stopping" } else { "ours" };
+                // The first one is the look before the message.
+                told.get_or_insert_with(std::time::Instant::now);
+                Ok(json!({ "tasks": [{ "status": "in_progress", "status_message": message }] }))
+            }
+            _ => Ok(json!({})),
+        });
+        let (wish, wishes) = watch::channel(None);
+        let (text, texts) = watch::channel(String::new());
+        let (end, ends) = watch::channel(false);
+        let pace = Pace { poll: Duration::from_secs(5), ..Pace::REAL };
+        let watching = Watching {
+            client: client(url),
+            task: "t".to_owned(),
+            worker: "w".to_owned(),
+            tags: Vec::new(),
+            run: RunId::new().unwrap(),
+            pace,
+            running: Arc::new(AtomicBool::new(true)),
+            wish,
+            text: texts,
+            end: ends,
+        };
+        text.send("running".to_owned()).unwrap();
+        timeout(Duration::from_secs(4), watching.watch()).await.expect("it is not obeyed before the next look");
+        assert_eq!(*wishes.borrow(), Some(Wish::Stop { by: WishedBy::Server }));
+        drop((text, end));
+    }
 
     #[test]
     fn what_the_task_says_is_obeyed() {

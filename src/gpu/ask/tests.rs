@@ -18,6 +18,7 @@ fn gpu(index: u32, instances: Option<u32>) -> Gpu {
         memory_used: None,
         compute_capability: None,
         utilization: None,
+        temperature: None,
         processes: Vec::new(),
         mig: instances.is_some(),
         instances: (0..instances.unwrap_or(0)).map(instance).collect(),

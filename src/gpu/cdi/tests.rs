@@ -18,6 +18,7 @@ fn machine() -> Discovery {
         memory_used: None,
         compute_capability: None,
         utilization: None,
+        temperature: None,
         processes: Vec::new(),
         mig,
         instances: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::{Containers, ContainersError};
-use crate::engine::{Docker, Libpod};
+use crate::engine::{Docker, EngineError, Libpod};
 use crate::error::Failure;
 use crate::oci::Reference;
 use crate::registry::auth::{Login, Sources};
@@ -54,6 +54,33 @@ impl ContainerEngine {
             }
         }
         Ok(self.has(image).await?)
+    }
+
+    /// Removes an image by its name, if that means it; whether it is done with.
+    async fn remove_image(&self, image: &RunImage) -> Result<bool, EngineError> {
+        let removed = match &self.containers {
+            Containers::Docker(it) => {
+                let found = it.image(&image.name).await?;
+                if found.is_none_or(|it| it.id != image.config && it.id != image.manifest) {
+                    return Ok(true);
+                }
+                it.remove_image(&image.name).await
+            }
+            Containers::Podman(it) => {
+                // What Podman makes itself has no registry's name.
+                let name = format!("localhost/{}", image.name);
+                if it.image_id(&name).await? != Some(image.config) {
+                    return Ok(true);
+                }
+                it.remove_image(&name).await
+            }
+        };
+        match removed {
+            Ok(()) => Ok(true),
+            // A container uses it.
+            Err(EngineError::Refused { status: 409, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn begin(&self, spec: &RunSpec) -> Result<(), ContainersError> {
@@ -111,5 +138,9 @@ impl Engine for ContainerEngine {
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>> {
         Box::pin(async { Ok(self.containers.runs().await?) })
+    }
+
+    fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async { Ok(self.remove_image(image).await?) })
     }
 }

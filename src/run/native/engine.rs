@@ -120,6 +120,12 @@ impl NativeEngine {
         .await
     }
 
+    /// Attends what was started here, whether or not this machine would let us start anything now.
+    #[must_use]
+    pub fn attending(ground: &Ground) -> Self {
+        Self { ground: ground.clone() }
+    }
+
     fn directory(&self, run: &RunId) -> PathBuf {
         self.ground.runs.join(run.as_str())
     }
@@ -320,5 +326,10 @@ impl Engine for NativeEngine {
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>> {
         Box::pin(async { Ok(self.all()?) })
+    }
+
+    fn discard<'a>(&'a self, _: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
+        // It is in the store, which is collected by its own bound.
+        Box::pin(async { Ok(true) })
     }
 }

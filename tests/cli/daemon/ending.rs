@@ -54,6 +54,23 @@ fn a_daemon_that_detaches_leaves_the_run_to_the_next_one() {
 }
 
 #[test]
+fn a_daemon_ends_soon_while_the_server_says_nothing() {
+    let context = TestContext::warm();
+    let place = Place::new(&context);
+    place.server.call("queues.create", &json!({ "name": "queue" }));
+    let mut daemon = place.daemon("daemon", &["--queue", "queue", "--cpu-only"]);
+    wait_until("it serves", || daemon.said().contains("serves"));
+    // Connections are taken, and nothing is said.
+    let server = rustix::process::Pid::from_raw(i32::try_from(place.server.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(server, Signal::STOP).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let asked = std::time::Instant::now();
+    daemon.signal(Signal::TERM);
+    daemon.ends();
+    assert!(asked.elapsed() < std::time::Duration::from_secs(20), "{:?}", asked.elapsed());
+}
+
+#[test]
 fn an_abort_on_the_server_stops_the_run_and_the_next_task_follows() {
     let context = TestContext::warm();
     let place = Place::new(&context);

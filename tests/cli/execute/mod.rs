@@ -1,11 +1,13 @@
 //! `agent execute`: a task without a queue, in each engine, against the embedded server.
 
+mod away;
 mod build;
 mod console;
 mod ends;
 mod outage;
 mod parameters;
 mod prebuilt;
+mod store;
 mod survives;
 mod task;
 

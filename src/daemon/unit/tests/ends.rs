@@ -113,6 +113,23 @@ async fn a_run_that_is_lost_is_tried_again_as_often_as_was_said() {
 }
 
 #[tokio::test]
+async fn a_task_whose_queue_is_gone_is_not_tried_for_ever() {
+    let mut world = World::queued().await;
+    world.settings.retries = 1;
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    world.call("queues.delete", json!({ "queue": world.queue, "force": true })).await;
+    world.engine.lose();
+    let UnitEnd::Settled { status, reason, .. } = unit.ends().await else { panic!("it is to be tried again") };
+    assert!(status == "failed" && reason.starts_with("the run was lost: "), "{status}: {reason}");
+    assert!(
+        reason.ends_with(&format!("; the queue {} it came from is gone", world.queue.as_ref().unwrap())),
+        "{reason}"
+    );
+    assert_eq!(world.told().await, ("failed".to_owned(), reason));
+}
+
+#[tokio::test]
 async fn without_a_queue_whoever_made_the_claim_makes_another() {
     let mut world = World::new().await;
     world.settings.retries = 1;

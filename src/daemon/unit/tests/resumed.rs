@@ -145,6 +145,20 @@ async fn detached_units_leave_everything_as_it_is() {
     assert_eq!(world.status().await, "completed");
 }
 
+#[tokio::test]
+async fn a_task_that_left_a_queue_which_is_gone_is_told_so() {
+    let world = World::queued().await;
+    let (journal, claim) = (world.journal(), world.claim());
+    journal.intend(&claim, "fake", "here").unwrap();
+    drop(journal);
+    world.call("queues.delete", json!({ "queue": world.queue, "force": true })).await;
+    let end = world.resume().ends().await;
+    assert!(matches!(end, UnitEnd::Requeued { .. } | UnitEnd::Returned), "{end:?}");
+    let reason = format!("the queue {} that it waited in is gone", world.queue.as_ref().unwrap());
+    assert_eq!(world.told().await, ("stopped".to_owned(), reason));
+    assert!(world.journal().all().unwrap().units.is_empty());
+}
+
 /// A unit whose process was killed around the moment in which its task left the queue.
 async fn killed_while_taking(in_queue: bool, popped: bool) -> (World, UnitEnd) {
     let world = World::queued().await;

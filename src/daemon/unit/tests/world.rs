@@ -30,6 +30,8 @@ pub(super) const PACE: Pace = Pace {
     pause: Duration::from_millis(20),
     longest: Duration::from_millis(80),
     orphan: Duration::from_millis(200),
+    leave: Duration::from_millis(300),
+    probe: Duration::from_millis(200),
 };
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -116,10 +118,16 @@ impl World {
     }
 
     pub(super) fn executor(&self) -> Arc<Executor> {
+        self.executor_of(Arc::clone(&self.engine) as Arc<dyn Engine>)
+    }
+
+    /// The same with another engine.
+    pub(super) fn executor_of(&self, engine: Arc<dyn Engine>) -> Arc<Executor> {
         Arc::new(Executor {
             settings: self.settings.clone(),
             client: self.client.clone(),
-            engine: Arc::clone(&self.engine) as Arc<dyn Engine>,
+            engine,
+            open: Arc::new(|_| Box::pin(async { Err(Broken(Kind::NotFound).into()) })),
             journal: self.journal(),
             program: self.dir.path().join("agent"),
             reporter: silent(),
@@ -131,6 +139,7 @@ impl World {
             task: self.task.clone(),
             queue: self.queue.clone(),
             worker: "me:0".to_owned(),
+            parent: None,
             gpus: GpuSet::default(),
             tags: Vec::new(),
             attempt: 0,
@@ -140,23 +149,35 @@ impl World {
 
     /// Begins a unit.
     pub(super) fn begin(&self) -> Going {
+        self.begin_in("fake")
+    }
+
+    /// The same with an engine that the journal calls by another name.
+    pub(super) fn begin_in(&self, engine: &str) -> Going {
         let executor = self.executor();
-        let entry = executor.journal.begin(&self.claim(), "fake", "here").unwrap();
-        self.drive(executor, entry, false)
+        let entry = executor.journal.begin(&self.claim(), engine, "here").unwrap();
+        self.drive(executor, entry)
     }
 
     /// Goes on with the only unit that was left behind.
     pub(super) fn resume(&self) -> Going {
-        let executor = self.executor();
-        let mut found = executor.journal.abandoned(|_| true).unwrap().units;
-        assert_eq!(found.len(), 1);
-        self.drive(executor, found.remove(0).entry, true)
+        self.resume_with(&self.executor())
     }
 
-    fn drive(&self, executor: Arc<Executor>, entry: Entry, resumed: bool) -> Going {
+    /// The same with an executor of the test's own.
+    pub(super) fn resume_with(&self, executor: &Arc<Executor>) -> Going {
+        let mut found = executor.journal.abandoned(|_| true).unwrap().units;
+        assert_eq!(found.len(), 1);
         let (asks, asked) = watch::channel(Ask::Nothing);
         let (told, events) = mpsc::channel(1000);
-        let unit = Unit { resumed, ..Unit::new(executor, entry, asked, told, PACE) };
+        let unit = resumed(executor, found.remove(0), asked, told, PACE).unwrap();
+        Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
+    }
+
+    fn drive(&self, executor: Arc<Executor>, entry: Entry) -> Going {
+        let (asks, asked) = watch::channel(Ask::Nothing);
+        let (told, events) = mpsc::channel(1000);
+        let unit = Unit::new(executor, entry, asked, told, PACE);
         Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
     }
 
@@ -255,6 +276,7 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
         standalone: false,
         limits: Limits { build: LONG, silence: LONG, start: LONG, grace: Duration::from_secs(1) },
         spool_bytes: 1 << 20,
+        images: crate::daemon::images::Bounds { most: 100, unused: Duration::from_secs(3600) },
         log_level: None,
         optimize: 0,
         state: state.to_owned(),
@@ -334,11 +356,14 @@ pub(super) struct Fake {
     pub(super) prepares: Mutex<VecDeque<Act>>,
     pub(super) starts: Mutex<VecDeque<Act>>,
     pub(super) finds: Mutex<VecDeque<Act>>,
+    pub(super) stops: Mutex<VecDeque<Act>>,
     /// How runs end by themselves, right after their start.
     pub(super) ends: Mutex<VecDeque<Outcome>>,
     /// Everything that was asked, without questions.
     pub(super) calls: Mutex<Vec<&'static str>>,
     pub(super) specs: Mutex<Vec<RunSpec>>,
+    /// Names of images that were to be removed.
+    pub(super) discarded: Mutex<Vec<String>>,
 }
 
 impl Fake {
@@ -437,6 +462,7 @@ impl Engine for Fake {
 
     fn stop<'a>(&'a self, run: &'a RunId, _: Duration) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
+            self.act(&self.stops).await?;
             if self.runs.lock().unwrap().get(run) == Some(&Found::Running) {
                 self.called("stop");
                 // It takes its time, as programs do.
@@ -459,5 +485,12 @@ impl Engine for Fake {
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<RunId>, Failure>> {
         Box::pin(async move { Ok(self.runs.lock().unwrap().keys().cloned().collect()) })
+    }
+
+    fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async move {
+            self.discarded.lock().unwrap().push(image.name.clone());
+            Ok(true)
+        })
     }
 }

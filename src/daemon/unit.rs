@@ -7,7 +7,7 @@
 //! the end all the same. The server learns of the end only after the container has stopped and its console is there.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use super::engines;
 use super::images::Images;
 use super::journal::{Ending, Entry, Journal, Journalled, Phase, Record, Wish, WishedBy};
 use super::settings::ExecutionSettings;
+use crate::clearml::Client;
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change};
-use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::gpu::GpuSet;
 use crate::report::SharedReporter;

@@ -12,7 +12,7 @@ use crate::run::Outcome;
 use crate::spool::{Owner, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
-    UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code }
+    UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_run_that_is_lost_is_tried_again_as_often_as_was_said() {
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
     world.engine.lose();
-    let UnitEnd::Settled { status, reason, exit_code } = unit.ends().await else { panic!("it goes on for ever") };
+    let UnitEnd::Settled { status, reason, exit_code, .. } = unit.ends().await else { panic!("it goes on for ever") };
     assert_eq!((status.as_str(), exit_code), ("failed", Kind::System.exit_code()));
     assert!(reason.starts_with("the run was lost: "), "{reason}");
 }

@@ -192,7 +192,10 @@ async fn an_engine_that_is_away_is_waited_for_and_one_that_is_broken_is_told_of(
     world.settings.limits.start = Duration::from_millis(200);
     world.engine.prepares.lock().unwrap().push_back(Act::Hang);
     let reason = "fake cannot prepare the image: it was not prepared within 0 s";
-    assert_eq!(world.begin().ends().await, settled("failed", reason, Kind::System.exit_code()));
+    let exit_code = Kind::System.exit_code();
+    let failed =
+        UnitEnd::Settled { status: "failed".to_owned(), reason: reason.to_owned(), exit_code, machinery: true };
+    assert_eq!(world.begin().ends().await, failed);
 }
 
 #[tokio::test]

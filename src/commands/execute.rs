@@ -301,7 +301,7 @@ fn intend(executor: &Executor, claim: &Claim, monitored: bool) -> Result<(), Fai
 /// What the end means for whoever called us.
 fn judge(task: &str, end: UnitEnd, context: &Context) -> Result<u8, Failure> {
     match end {
-        UnitEnd::Settled { status, reason, exit_code } => {
+        UnitEnd::Settled { status, reason, exit_code, .. } => {
             context.ui.say(&format!("task {task} {status}: {reason}"));
             Ok(if status == "failed" { exit_code.max(1) } else { exit_code })
         }

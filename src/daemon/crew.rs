@@ -263,8 +263,10 @@ fn told(event: UnitEvent) -> News {
 
 fn ended(end: Result<UnitEnd, Failure>) -> End {
     match end {
-        Ok(UnitEnd::Settled { status, reason, .. }) => End::Settled { status, reason },
-        Ok(UnitEnd::Left { status, .. }) => End::Settled { reason: "which stands".to_owned(), status },
+        Ok(UnitEnd::Settled { status, reason, machinery, .. }) => End::Settled { status, reason, machinery },
+        Ok(UnitEnd::Left { status, .. }) => {
+            End::Settled { reason: "which stands".to_owned(), status, machinery: false }
+        }
         Ok(UnitEnd::Refused { status, worker }) => {
             let whose = worker.map(|it| format!(" at worker {it}")).unwrap_or_default();
             End::GivenBack { reason: format!("it is {status}{whose}") }

@@ -3,6 +3,7 @@
 
 use super::journal::{Ending, Record, Verdict, Wish, WishedBy};
 use crate::clearml::tasks::State;
+use crate::error::Kind;
 use crate::run::Outcome;
 
 /// What is known when a unit has ended.
@@ -73,6 +74,19 @@ pub fn is_passing(end: &Ending) -> bool {
         }
         Ending::Failed { passing, .. } => *passing,
         Ending::Stopped => false,
+    }
+}
+
+/// Whether the machinery failed, and may fail whatever comes next; whether or not the task is tried again.
+#[must_use]
+pub fn is_of_machinery(end: &Ending) -> bool {
+    match end {
+        Ending::Failed { code, passing, .. } => {
+            *passing
+                || Kind::of_exit_code(*code)
+                    .is_some_and(|it| matches!(it, Kind::Unreachable | Kind::System | Kind::Space))
+        }
+        end => is_passing(end),
     }
 }
 

@@ -139,6 +139,8 @@ pub enum UnitEnd {
         reason: String,
         /// The program's exit code, or one for what happened instead.
         exit_code: u8,
+        /// Whether it failed by no fault of the task: the machinery may fail the next one too.
+        machinery: bool,
     },
     /// Somebody else's word on the task stands.
     Left {
@@ -302,6 +304,8 @@ struct Unit {
     lines: Option<Lines>,
     /// Whether somebody on this machine was heard to ask for a stop.
     stopping: AtomicBool,
+    /// How many builds failed because somebody did not answer.
+    unanswered: u32,
 }
 
 impl Unit {
@@ -313,7 +317,7 @@ impl Unit {
         pace: Pace,
     ) -> Self {
         let stopping = AtomicBool::new(false);
-        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None, stopping }
+        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None, stopping, unanswered: 0 }
     }
 
     fn record(&self) -> &Record {

@@ -58,6 +58,8 @@ pub enum End {
         status: String,
         /// Why, for people.
         reason: String,
+        /// Whether the machinery failed it.
+        machinery: bool,
     },
     /// The task is somebody else's, or in its queue again.
     GivenBack {

@@ -163,9 +163,14 @@ impl Dispatcher {
     fn tell_end(&mut self, job: &Job, end: End, phase: &str, adopted: bool) {
         let (reporter, task) = (Arc::clone(&self.desk.counter.reporter), &job.task);
         match end {
-            End::Settled { status, reason } => {
+            End::Settled { status, reason, machinery } => {
                 self.desk.metrics.ended(&status);
-                self.looks.cautious.worked();
+                // What failed this one would fail a whole queue within a minute.
+                if machinery {
+                    self.pause();
+                } else {
+                    self.looks.cautious.worked();
+                }
                 reporter.note(format!("task {task}: {status} ({reason})"));
             }
             End::GivenBack { reason } => reporter.note(format!("task {task} is not run here: {reason}")),

@@ -132,7 +132,7 @@ impl Stage {
 }
 
 fn settled(status: &str) -> End {
-    End::Settled { status: status.to_owned(), reason: "a test".to_owned() }
+    End::Settled { status: status.to_owned(), reason: "a test".to_owned(), machinery: false }
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -293,6 +293,21 @@ async fn with_fairness_queues_take_turns() {
         assert_eq!(daemon.stage.started(at + 1).await.last(), Some(&tasks[task]));
         daemon.stage.end(at, settled("failed"));
     }
+}
+
+#[tokio::test]
+async fn what_the_machinery_failed_keeps_the_next_task_in_its_queue_for_a_while() {
+    let world = World::new().await;
+    let tasks = [world.enqueue("a", "one").await, world.enqueue("b", "one").await];
+    let daemon = Daemon::start(&world, &[("one", None)], Options::default()).await;
+    daemon.stage.started(1).await;
+    daemon.stage.end(0, End::Settled { status: "failed".to_owned(), reason: "no engine".to_owned(), machinery: true });
+    until("it is counted", || daemon.metric("agent_tasks_total{status=\"failed\"}") == 1.0).await;
+    // Many times as long as a look at the queue takes.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(daemon.stage.tasks(), tasks[..1]);
+    assert_eq!(world.listed("one").await.len(), 1);
+    daemon.stage.started(2).await;
 }
 
 #[tokio::test]

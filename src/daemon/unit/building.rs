@@ -29,6 +29,8 @@ use crate::run::RunImage;
 
 /// How often a build that says nothing is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How often a build is done again that failed because a registry, an index or an engine did not answer.
+const TRIES: u32 = 2;
 /// How long its standard error is listened to after its end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,10 @@ impl Unit {
         self.open_lines()?;
         if let Some(builder) = self.record().builder {
             end_leftover(builder).await;
+        }
+        let there = self.engine_answers().await?;
+        if !matches!(there, Step::Go(Phase::Build)) {
+            return Ok(there);
         }
         match self.look().await {
             Looked::Build => {}
@@ -92,7 +98,7 @@ impl Unit {
         };
         self.entry.update(|it| it.builder = None)?;
         if code != 0 {
-            return self.unbuilt(code, &progress);
+            return self.unbuilt(code, &progress).await;
         }
         match built(&self.entry.directory().join(METADATA), &self.record().task) {
             Ok((image, user)) => {
@@ -181,7 +187,7 @@ impl Unit {
     }
 
     /// The build says that it failed: its reason becomes the task's, its last words console lines.
-    fn unbuilt(&mut self, code: i32, progress: &Progress) -> Result<Step, Halt> {
+    async fn unbuilt(&mut self, code: i32, progress: &Progress) -> Result<Step, Halt> {
         let error = progress.error.as_ref();
         let reason =
             error.map_or_else(|| format!("its process ended with {code} and said nothing"), |it| it.text.clone());
@@ -191,6 +197,18 @@ impl Unit {
         self.line(Level::Error, &format!("the image could not be built: {reason}"));
         for hint in error.map(|it| it.hints.as_slice()).unwrap_or_default() {
             self.line(Level::Info, &format!("hint: {hint}"));
+        }
+        if error.is_some_and(|it| it.unanswered) && self.unanswered < TRIES {
+            self.unanswered += 1;
+            self.line(Level::Info, "somebody did not answer: the image is built again soon");
+            self.say(format!("building again soon: {reason}"));
+            tokio::select! {
+                () = sleep(self.pace.longest) => return Ok(Step::Go(Phase::Build)),
+                interruption = self.interrupted() => {
+                    self.wished(interruption)?;
+                    return self.ended(Ending::Stopped);
+                }
+            }
         }
         // One that a signal ended was ended by somebody, or by the kernel for memory: the task had no part in it.
         let passing = error.map_or(code >= 128, |it| it.passing);

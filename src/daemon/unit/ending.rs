@@ -299,6 +299,7 @@ impl Unit {
             status: status.to_owned(),
             reason: reason.to_owned(),
             exit_code,
+            machinery: status == "failed" && self.record().end.as_ref().is_some_and(settle::is_of_machinery),
         };
         let end = match self.record().verdict.as_ref() {
             Some(Verdict::Completed) => settled("completed", "worker execution done"),

@@ -105,6 +105,18 @@ impl Unit {
         self.engine_did(started, limit, (&what, "started"), Phase::Run)
     }
 
+    /// Waits for the engine, which what is built is for: one that is away fails no task.
+    pub(super) async fn engine_answers(&mut self) -> Result<Step, Halt> {
+        let engine = std::sync::Arc::clone(&self.executor.engine);
+        let (run, limit) = (self.record().run.clone(), self.executor.settings.limits.build);
+        let came = self.attempt(limit, || Box::pin(async { self.answered(engine.find(&run)).await.map(drop) })).await;
+        match came {
+            // What else is wrong with it the build will tell.
+            Came::Failed(_) => Ok(Step::Go(Phase::Build)),
+            came => self.engine_did(came, limit, (engine.name(), "there to build for"), Phase::Build),
+        }
+    }
+
     /// Tries until it works, until it cannot work, or until it is too late.
     async fn attempt<'a, T>(
         &self,

@@ -31,6 +31,8 @@ pub(super) struct BuildError {
     pub(super) hints: Vec<String>,
     /// Whether another try may work.
     pub(super) passing: bool,
+    /// Whether that is because somebody did not answer.
+    pub(super) unanswered: bool,
 }
 
 impl Progress {
@@ -120,8 +122,9 @@ impl BuildError {
         let message = error.get("message").and_then(Value::as_str).unwrap_or("no reason was given").to_owned();
         let text = std::iter::once(message).chain(list("causes")).collect::<Vec<_>>().join(": ");
         let code = error.get("exit_code").and_then(Value::as_u64).and_then(|it| u8::try_from(it).ok());
-        let passing = code.and_then(Kind::of_exit_code).is_some_and(is_passing);
-        Self { text, hints: list("hints"), passing }
+        let kind = code.and_then(Kind::of_exit_code);
+        let (passing, unanswered) = (kind.is_some_and(is_passing), kind == Some(Kind::Unreachable));
+        Self { text, hints: list("hints"), passing, unanswered }
     }
 }
 

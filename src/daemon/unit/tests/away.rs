@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::world::{Act, World};
+use super::world::{Act, BUILDS, World};
 use crate::daemon::journal::Phase;
 use crate::engine::{Docker, Endpoint};
 use crate::run::ContainerEngine;
@@ -141,4 +141,45 @@ async fn a_docker_that_takes_connections_and_says_nothing_is_told_of_and_keeps_n
     assert_eq!(unit.ends().await, UnitEnd::Detached);
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     assert!(world.engine.is_running());
+}
+
+#[tokio::test]
+async fn nothing_is_built_for_an_engine_that_is_away() {
+    let world = World::queued().await;
+    world.builds(&format!("[ -e \"$here/there\" ] || exit 69{BUILDS}"));
+    world.engine.finds.lock().unwrap().extend([Act::Fail(Kind::Unreachable); 4]);
+    let mut unit = world.begin();
+    world.says("waiting for fake to answer").await;
+    std::fs::write(world.dir.path().join("there"), "").unwrap();
+    unit.reaches(Phase::Run).await;
+    world.engine.end(&DONE);
+    let _ = unit.ends().await;
+    assert_eq!(world.status().await, "completed");
+}
+
+#[tokio::test]
+async fn a_build_that_somebody_did_not_answer_is_done_again_and_fails_in_the_end() {
+    let unanswered = |times: u32| {
+        format!(
+            "echo x >> \"$here/tries\"; if [ $(wc -l < \"$here/tries\") -le {times} ]; then \
+             echo '{{\"error\":{{\"message\":\"the index does not answer\",\"exit_code\":69}}}}' >&2; exit 69; fi{BUILDS}"
+        )
+    };
+    let world = World::queued().await;
+    world.builds(&unanswered(2));
+    let mut unit = world.begin();
+    world.says("building again soon: the index does not answer").await;
+    unit.reaches(Phase::Run).await;
+    world.engine.end(&DONE);
+    let _ = unit.ends().await;
+    assert_eq!(world.status().await, "completed");
+    assert!(world.console().await.contains("the image is built again soon"));
+
+    let world = World::queued().await;
+    world.builds(&unanswered(9));
+    let UnitEnd::Settled { status, machinery, exit_code, .. } = world.begin().ends().await else {
+        panic!("it goes on")
+    };
+    assert_eq!((status.as_str(), machinery, exit_code), ("failed", true, 69));
+    assert_eq!(std::fs::read_to_string(world.dir.path().join("tries")).unwrap().lines().count(), 3);
 }

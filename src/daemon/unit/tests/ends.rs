@@ -12,7 +12,7 @@ use crate::run::Outcome;
 use crate::spool::{Owner, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
-    UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code }
+    UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_run_that_is_lost_is_tried_again_as_often_as_was_said() {
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
     world.engine.lose();
-    let UnitEnd::Settled { status, reason, exit_code } = unit.ends().await else { panic!("it goes on for ever") };
+    let UnitEnd::Settled { status, reason, exit_code, .. } = unit.ends().await else { panic!("it goes on for ever") };
     assert_eq!((status.as_str(), exit_code), ("failed", Kind::System.exit_code()));
     assert!(reason.starts_with("the run was lost: "), "{reason}");
 }
@@ -192,7 +192,10 @@ async fn an_engine_that_is_away_is_waited_for_and_one_that_is_broken_is_told_of(
     world.settings.limits.start = Duration::from_millis(200);
     world.engine.prepares.lock().unwrap().push_back(Act::Hang);
     let reason = "fake cannot prepare the image: it was not prepared within 0 s";
-    assert_eq!(world.begin().ends().await, settled("failed", reason, Kind::System.exit_code()));
+    let exit_code = Kind::System.exit_code();
+    let failed =
+        UnitEnd::Settled { status: "failed".to_owned(), reason: reason.to_owned(), exit_code, machinery: true };
+    assert_eq!(world.begin().ends().await, failed);
 }
 
 #[tokio::test]

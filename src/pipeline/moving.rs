@@ -1,6 +1,9 @@
 //! What moves, an image's tag and a repository's branch: asked anew at each lock, and what the answer was is kept, so that
 //! `--locked` asks nobody for what was asked before.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::Workshop;
 use crate::base::Request;
 use crate::digest::{Digest, Hasher};
@@ -27,10 +30,19 @@ pub(super) fn keep_base(
     platform: &Platform,
     part: &BasePart,
 ) -> Result<(), Failure> {
-    if is_local(request) {
-        return Ok(());
-    }
-    Ok(shop.around.store.remember(Table::Bases, &base_key(request, platform), part)?)
+    if is_local(request) { Ok(()) } else { keep(shop, Table::Bases, &base_key(request, platform), part) }
+}
+
+/// Writes an answer down, unless it is the one that stands there.
+fn keep<T: Serialize + DeserializeOwned + PartialEq>(
+    shop: &Workshop,
+    table: Table,
+    key: &Digest,
+    answer: &T,
+) -> Result<(), Failure> {
+    let store = &shop.around.store;
+    let same = store.record::<T>(table, key).is_some_and(|it| it == *answer);
+    if same { Ok(()) } else { Ok(store.remember(table, key, answer)?) }
 }
 
 fn base_key(request: &Request, platform: &Platform) -> Digest {
@@ -53,7 +65,7 @@ pub(super) fn keep_revision(shop: &Workshop, script: &Script, part: Option<&Code
     if code::wanted(script) == Wanted::Commit(git.commit.clone()) {
         return Ok(());
     }
-    Ok(shop.around.store.remember(Table::Resolutions, &revision_key(shop, script), &git.commit)?)
+    keep(shop, Table::Resolutions, &revision_key(shop, script), &git.commit)
 }
 
 fn revision_key(shop: &Workshop, script: &Script) -> Digest {

@@ -216,10 +216,18 @@ fn read_long<'a>(word: &str, long: &str, rest: &mut impl Iterator<Item = &'a Str
 /// `-x`, `-xvalue`, `-x=value`, and flags joined before one of these.
 fn read_short<'a>(word: &str, rest: &mut impl Iterator<Item = &'a String>, parts: &mut Vec<Part>) {
     let mut letters = word[1..].chars();
+    let before = parts.len();
     while let Some(letter) = letters.next() {
         let (spelled, after) = (format!("-{letter}"), letters.as_str());
         let Some(known) = known::short_of(letter) else {
-            parts.push(Part::Unknown(format!("{spelled}{after}")));
+            // What follows a dash would be a long switch by itself, which it is not here.
+            let unknown = if letter == '-' {
+                parts.truncate(before);
+                word.to_owned()
+            } else {
+                format!("{spelled}{after}")
+            };
+            parts.push(Part::Unknown(unknown));
             return;
         };
         let (form, value) = match after.strip_prefix('=') {

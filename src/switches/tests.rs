@@ -36,6 +36,8 @@ fn what_cannot_be_read_is_named() {
     assert_eq!(message("--cpuz 1"), "the container argument `--cpuz` is no switch of `docker run`");
     assert_eq!(message("--cpuz=1"), "the container argument `--cpuz` is no switch of `docker run`");
     assert_eq!(message("-itZ"), "the container argument `-Z` is no switch of `docker run`");
+    assert_eq!(message("-i-net=host"), "the container argument `-i-net` is no switch of `docker run`");
+    assert_eq!(scan(&["-i-".to_owned()]), [Part::Unknown("-i-".to_owned())]);
     assert_eq!(message("ubuntu:22.04"), "`ubuntu:22.04` among the container arguments belongs to no switch");
     assert_eq!(message("--ipc=host --"), "`--` among the container arguments belongs to no switch");
     assert_eq!(message("--rm -v"), "the container argument `-v` has no value");

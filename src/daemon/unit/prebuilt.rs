@@ -238,9 +238,11 @@ fn around(executor: &Executor) -> Result<Around, Failure> {
         EngineKind::Native => Docker::connect_default().ok(),
         _ => executor.engine.docker(),
     };
+    let registry = registry::Client::new(settings)?;
     Ok(Around {
         store: Store::open(&Store::default_path())?,
-        registry: registry::Client::new(settings)?,
+        // Where it may be built as well, the build asks once more.
+        registry: if executor.settings.prebuilt_only { registry } else { registry.once() },
         docker,
         reporter: Arc::clone(&executor.reporter),
     })

@@ -149,5 +149,7 @@ fn what_the_agent_is_given_is_in_no_command_line_and_in_no_image() {
     assert_eq!(running.wait(), Some(0), "{}", fs_err::read_to_string(&output).unwrap());
     assert!(fs_err::read_to_string(&output).unwrap().contains(&format!("token hush-{}", task.id)));
     let lock = context.agent().args(["inspect", "--lock", &format!("agent/task-{}:latest", task.id)]).ok();
-    assert!(!lock.contains("hush") && !lock.contains("A_TOKEN") && !lock.contains("shm-size"), "{lock}");
+    for part in ["hush", "\"A_TOKEN\"", "shm-size", "container_arguments"] {
+        assert!(!lock.contains(part), "{part} in {lock}");
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::engines::shell;
 use crate::support::gpus::{GPUS, StandIn};
 use crate::support::images::block;
-use crate::support::{Call, Registry, Server, TestContext};
+use crate::support::{Call, PackageIndex, Registry, Server, TestContext};
 
 /// A base in a registry that asks for a driver; its layers' digests.
 fn base(context: &TestContext, registry: &Registry, name: &str, requirement: &str) -> (String, Vec<String>) {
@@ -105,4 +105,43 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     world.agent(&["execute", "--id", &clone, "--native", "--gpus", "0"]).run().exits(80);
     let (status, reason) = world.told(&clone);
     assert!(status == "failed" && reason.contains(&format!("the task is not run here: {required}")), "{reason}");
+}
+
+/// Writes a wheel of one module.
+const WHEEL: &str = "\
+import sys, zipfile
+path, name, version = sys.argv[1:]
+info = f'{name}-{version}.dist-info'
+with zipfile.ZipFile(path, 'w') as wheel:
+    wheel.writestr(f'{name}.py', '')
+    wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
+    wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
+    wheel.writestr(f'{info}/RECORD', '')
+";
+
+#[test]
+fn wheels_of_a_newer_cuda_are_refused_before_anything_is_built() {
+    let context = TestContext::new();
+    let world = World { server: Server::start(&context), driver: StandIn::install(&context, GPUS), context: &context };
+    let index = PackageIndex::start(&context, "index");
+    let wheel = index.directory().join("nvidia_cublas_cu13-13.0.1-py3-none-any.whl");
+    context.command("python3").args(["-c", WHEEL]).arg(&wheel).args(["nvidia_cublas_cu13", "13.0.1"]).ok();
+    let task = world.task("", "nvidia-cublas-cu13==13.0.1\n");
+    let base = format!("oci:{}", crate::support::base().display());
+    let there = |call: Call| {
+        let call = call.env("CLEARML_DOCKER_IMAGE", &base);
+        let call = call.env_remove("PIP_FIND_LINKS").env_remove("PIP_EXTRA_INDEX_URL");
+        ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
+            .into_iter()
+            .fold(call, |it, name| it.env(name, index.url()))
+    };
+    there(world.agent(&["execute", "--id", &task, "--native", "--gpus", "0"])).run().exits(80);
+    let (status, reason) = world.told(&task);
+    let expected = "the image cannot run here: nvidia-cublas-cu13 13.0.1 is made for CUDA 13; driver 550.54.14 runs CUDA \
+                    up to 12.4";
+    assert!(status == "failed" && reason.contains(expected), "{reason}");
+    // Without GPUs they are a load, and no hindrance.
+    let outcome =
+        there(world.agent(&["lock", "--id", &task, "--cpu-only", "--lock-file", "agent.lock"])).run().success();
+    assert!(outcome.stderr.contains("its environment has 1 wheels of CUDA libraries"), "{}", outcome.stderr);
 }

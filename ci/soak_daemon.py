@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""Many short tasks while the daemon, the server and the engine are killed at random: none lost, none run twice, none stuck.
+"""Many short tasks while whatever has a part in them is killed at random: none lost, none run twice, none stuck.
 
-Each task writes its id to a file once and prints a line. Afterwards every task must be completed, its id must stand in the
-file once, and the line must stand in its console once. Started by `ci/soak daemon [TASKS] [ENGINE]`.
+Killed are the daemon, the server, the engine (Docker: one of this proof's own) and the tasks' programs. Each task writes its
+id to a file once and prints a line. Afterwards every task must be completed, its id must stand in the file once and the
+line in its console once; a task whose program was killed must have failed and say so, and must not have run again. Nothing
+may be left: no process, no container, no unit that is not over. What fails the machinery (an engine that is killed while an
+image is brought there) is tried again, as `--retries` says. Started by `ci/soak daemon [TASKS] [ENGINE]`.
 """
 
 import collections
+import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +28,9 @@ from bench_queue import Api
 
 # How long all of it may take without a task ending, in seconds.
 STUCK = 300
+# How often each is killed, against one another.
+KILLS = {"daemon": 4, "server": 2, "engine": 2, "program": 1}
+ENDED = ("completed", "failed", "stopped")
 SCRIPT = """import os, time
 time.sleep({seconds})
 with open('/soak/ran', 'a') as file:
@@ -35,37 +43,63 @@ def say(text):
     print(f"==> {text}", file=sys.stderr, flush=True)
 
 
+def programs(entry):
+    """The processes of tasks' programs: their ids and their tasks'."""
+    for directory in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+            if not words[0].rpartition(b"/")[2].startswith(b"python") or not any(it.endswith(entry) for it in words[1:]):
+                continue
+            variables = dict(it.split(b"=", 1) for it in (directory / "environ").read_bytes().split(b"\0") if b"=" in it)
+            if b"CLEARML_TASK_ID" in variables:
+                yield int(directory.name), variables[b"CLEARML_TASK_ID"].decode()
+        except OSError:
+            continue
+
+
 class Soak:
     def __init__(self, tasks, engine):
         self.agent = os.environ.get("AGENT_TEST_PROGRAM", str(ROOT / "target" / "release" / "agent"))
-        self.engine = engine
-        self.work = pathlib.Path(tempfile.mkdtemp(prefix="soak-", dir=ROOT / "target" / "ci"))
+        self.engine_name = engine
+        # A socket's path must be short.
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="agent-soak-"))
+        # No other program on this machine has a file of this name among its arguments.
+        self.entry = f"{self.work.name}.py"
         (self.work / "home").mkdir()
-        (self.work / "ran").touch()
+        (self.work / "soak").mkdir()
+        (self.work / "soak" / "ran").touch()
         self.env = {
             **os.environ,
             "HOME": str(self.work / "home"),
-            "AGENT_CACHE_DIR": str(self.work / "store"),
+            "AGENT_CACHE_DIR": os.environ.get("AGENT_CACHE_DIR") or str(self.work / "store"),
             "AGENT_STATE_DIR": str(self.work / "state"),
             "CLEARML_WORKER_NAME": "soak",
             "CLEARML_AGENT_QUEUE_POLL_FREQ_SEC": "1",
+            "CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS": "false",
+            # A task names no directory of the machine; whoever runs the agent does.
+            "CLEARML_DOCKER_IMAGE": f"oci:{os.environ['AGENT_TEST_BASE']}:latest",
             "CLEARML_CONFIG_FILE": str(self.work / "server" / "clearml.conf"),
         }
+        if engine == "docker":
+            self.env["DOCKER_HOST"] = f"unix://{self.work}/docker.sock"
+        if engine == "podman":
+            self.env["CONTAINER_HOST"] = f"unix://{os.environ['AGENT_TEST_PODMAN_SOCKET']}"
         self.children = {}
         self.kills = collections.Counter()
+        self.killed_programs = set()
         self.wanted = tasks
 
     def start(self, name, *command):
-        log = open(self.work / f"{name}.log", "a")
-        self.children[name] = subprocess.Popen(
-            [self.agent, *command], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        with open(self.work / f"{name}.log", "a") as log:
+            self.children[name] = subprocess.Popen(
+                command, env=self.env, cwd=self.work, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def server(self):
         listen = getattr(self, "listen", "127.0.0.1:0")
-        self.start("server", "server", "--listen", listen, "--data", str(self.work / "server"))
+        self.start("server", self.agent, "server", "--listen", listen, "--data", str(self.work / "server"))
         conf = self.work / "server" / "clearml.conf"
-        for _ in range(300):
+        for _ in range(600):
             try:
                 self.api = Api(conf)
                 self.api.call("debug.ping", {})
@@ -73,12 +107,44 @@ class Soak:
                 return
             except (OSError, AttributeError, urllib.error.URLError):
                 time.sleep(0.1)
-        sys.exit("error: the server does not start")
+        sys.exit(f"error: the server does not start: see {self.work}/server.log")
+
+    def engine(self):
+        """Docker of our own, whose containers go on without it."""
+        (self.work / "daemon.json").write_text("{}")
+        # What a killed one leaves: the number of its containerd may stand for a dead process that nobody waits for.
+        for name in ("docker.sock", "docker.pid", "exec/containerd/containerd.pid"):
+            (self.work / name).unlink(missing_ok=True)
+        places = {"--config-file": "daemon.json", "--data-root": "data", "--exec-root": "exec", "--pidfile": "docker.pid"}
+        flags = [it for flag, name in places.items() for it in (flag, str(self.work / name))]
+        self.start(
+            "engine", "dockerd", *flags, "--host", self.env["DOCKER_HOST"], "--bridge", "none", "--iptables=false",
+            "--ip6tables=false", "--live-restore", "--cgroup-parent", f"/{self.work.name}",
+        )
+        for _ in range(600):
+            if subprocess.run(["docker", "version"], env=self.env, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        sys.exit(f"error: dockerd does not start: see {self.work}/engine.log")
 
     def daemon(self):
-        self.start("daemon", "daemon", "--foreground", "--cpu-only", f"--{self.engine}", "--queue", "soak", "--services-mode", "2")
+        self.start(
+            "daemon", self.agent, "--progress", "plain", "daemon", "--foreground", "--cpu-only", f"--{self.engine_name}",
+            "--queue", "soak", "--services-mode", "2", "--retries", "100",
+        )
 
     def kill(self, name):
+        if name == "program":
+            found = list(programs(self.entry.encode()))
+            if found:
+                pid, task = random.choice(found)
+                self.killed_programs.add(task)
+                self.kills[name] += 1
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            return
         self.children[name].send_signal(signal.SIGKILL)
         self.children[name].wait()
         self.kills[name] += 1
@@ -86,28 +152,29 @@ class Soak:
         getattr(self, name)()
 
     def states(self):
-        body = {"name": "^soak$", "only_fields": ["id", "status", "status_reason", "status_message"], "page": 0, "page_size": 500}
-        return self.api.call("tasks.get_all", body)["tasks"]
+        fields = ["id", "status", "status_reason", "status_message"]
+        found, page = [], 0
+        while True:
+            body = {"name": "^soak$", "only_fields": fields, "order_by": ["id"], "page": page, "page_size": 500}
+            tasks = self.api.call("tasks.get_all", body)["tasks"]
+            found += tasks
+            page += 1
+            if len(tasks) < 500:
+                return found
 
     def run(self):
         self.server()
+        kinds = ["daemon", "server", "program"]
+        if self.engine_name == "docker":
+            self.engine()
+            kinds.append("engine")
         queue = self.api.call("queues.create", {"name": "soak"})["id"]
-        arguments = f"-v {self.work}:/soak --network host"
-        if self.engine != "native":
-            base = "soak-base:latest"
-            host = ["--dest-daemon-host", os.environ["DOCKER_HOST"]]
-            source = f"oci:{os.environ['AGENT_TEST_BASE']}:latest"
-            subprocess.run(["skopeo", "copy", "--quiet", *host, source, f"docker-daemon:{base}"], check=True)
-        else:
-            # A task names no directory of the machine; whoever runs the agent does.
-            base = ""
-            self.env["CLEARML_DOCKER_IMAGE"] = f"oci:{os.environ['AGENT_TEST_BASE']}:latest"
-        for number in range(self.wanted):
+        container = {"arguments": f"-v {self.work}/soak:/soak --network host"}
+        for _ in range(self.wanted):
             script = SCRIPT.format(seconds=round(random.random() * 2, 2))
             body = {
-                "name": "soak", "type": "training",
-                "script": {"entry_point": "main.py", "working_dir": ".", "diff": script, "binary": "python3", "requirements": {"pip": ""}},
-                "container": {"image": base, "arguments": arguments},
+                "name": "soak", "type": "training", "container": container,
+                "script": {"entry_point": self.entry, "working_dir": ".", "diff": script, "binary": "python3", "requirements": {"pip": ""}},
             }
             task = self.api.call("tasks.create", body)["id"]
             self.api.call("tasks.enqueue", {"task": task, "queue": queue})
@@ -115,50 +182,95 @@ class Soak:
         begin = changed = time.monotonic()
         before = None
         while True:
-            time.sleep(random.uniform(1, 8))
-            self.kill(random.choices(["daemon", "server"], [3, 1])[0])
+            # A few tasks are soon over.
+            time.sleep(random.uniform(1, 8 if self.wanted > 20 else 3))
+            self.kill(random.choices(kinds, [KILLS[it] for it in kinds])[0])
             states = collections.Counter(it["status"] for it in self.states())
             if states != before:
                 before, changed = states, time.monotonic()
                 say(f"{time.monotonic() - begin:.0f} s: {dict(states)}, killed {dict(self.kills)}")
-            if states["completed"] + states["failed"] + states["stopped"] == self.wanted:
+            if sum(states[it] for it in ENDED) == self.wanted:
                 break
             if time.monotonic() - changed > STUCK:
                 say("stuck")
                 break
-        time.sleep(5)
-        return self.judge()
-
-    def judge(self):
-        wrong = []
-        ran = collections.Counter((self.work / "ran").read_text().split())
-        for task in self.states():
-            if task["status"] != "completed":
-                wrong.append(f"{task['id']} is {task['status']}: {task.get('status_reason')} {task.get('status_message')}")
-            if ran[task["id"]] != 1:
-                wrong.append(f"{task['id']} ran {ran[task['id']]} times")
-            log = self.api.call("events.get_task_log", {"task": task["id"], "order": "asc", "batch_size": 1000})
-            lines = sum(it.get("msg", "").count("this task ran") for it in log["events"])
-            if lines != 1:
-                wrong.append(f"{task['id']} has its line {lines} times")
+        # Whatever comes too late, or twice, shows now.
+        time.sleep(min(15, self.wanted))
+        wrong = self.judge()
+        self.end("daemon")
+        wrong += self.left()
         for line in wrong:
             say(line)
-        say(f"{self.wanted} tasks, killed {dict(self.kills)}: {len(wrong)} things wrong; logs in {self.work}")
+        say(f"{self.wanted} tasks in {time.monotonic() - begin:.0f} s, killed {dict(self.kills)}: {len(wrong)} things wrong")
         return not wrong
 
-    def end(self):
-        for child in self.children.values():
-            child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(60)
-            except subprocess.TimeoutExpired:
-                child.kill()
+    def judge(self):
+        """What is wrong with the tasks."""
+        wrong = []
+        ran = collections.Counter((self.work / "soak" / "ran").read_text().split())
+        tasks = self.states()
+        if len(tasks) != self.wanted:
+            wrong.append(f"{len(tasks)} tasks, not {self.wanted}")
+        for task in tasks:
+            name, status, reason = task["id"], task["status"], task.get("status_reason") or ""
+            log = self.api.call("events.get_task_log", {"task": name, "order": "asc", "batch_size": 10000})
+            lines = sum(it.get("msg", "").count("this task ran") for it in log["events"])
+            if name in self.killed_programs:
+                # It may have been over already.
+                told = status == "completed" or (status == "failed" and "SIGKILL" in reason)
+                if not told or ran[name] > 1 or lines > 1:
+                    wrong.append(f"{name}, whose program was killed, is {status} ({reason}), ran {ran[name]} times, has {lines} lines")
+                continue
+            if status != "completed":
+                wrong.append(f"{name} is {status}: {reason}; {task.get('status_message')}")
+            if ran[name] != 1:
+                wrong.append(f"{name} ran {ran[name]} times")
+            if lines != 1:
+                wrong.append(f"{name} has its line {lines} times")
+        return wrong
+
+    def left(self):
+        """What is left over once everything has ended."""
+        wrong = [f"the program {pid} of {task} still runs" for pid, task in programs(self.entry.encode())]
+        for file in (self.work / "state" / "runs").glob("*/unit.json"):
+            unit = json.loads(file.read_text())
+            if unit["phase"] != "done":
+                wrong.append(f"the run {unit['run']} of {unit['task']} is in phase {unit['phase']}")
+        if self.engine_name == "docker":
+            listed = subprocess.run(["docker", "ps", "-aq"], env=self.env, capture_output=True, text=True)
+            wrong += [f"the container {it} is left" for it in listed.stdout.split()]
+        workers = self.api.call("workers.get_all", {})["workers"]
+        return wrong + [f"the worker {it['id']} is left" for it in workers]
+
+    def end(self, name):
+        child = self.children.pop(name, None)
+        if child is None:
+            return
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def clean(self, well):
+        for name in ("daemon", "server", "engine"):
+            self.end(name)
+        if self.engine_name == "docker":
+            # One that was killed did not undo this, and the next did not know of it.
+            subprocess.run(["umount", str(self.work / "data")], stderr=subprocess.DEVNULL)
+        if well:
+            shutil.rmtree(self.work, ignore_errors=True)
+        else:
+            say((self.work / "daemon.log").read_text()[-6000:])
+            say(f"logs are in {self.work}")
 
 
 if __name__ == "__main__":
     soak = Soak(int(sys.argv[1]) if len(sys.argv) > 1 else 200, sys.argv[2] if len(sys.argv) > 2 else "native")
+    well = False
     try:
         well = soak.run()
     finally:
-        soak.end()
+        soak.clean(well)
     sys.exit(0 if well else 1)

@@ -1,10 +1,15 @@
 //! `agent daemon` before the embedded server: what it takes, in which order, and what survives which kill.
 
+mod aborts;
 mod background;
 mod docker;
 mod ending;
+mod gpus;
 mod kill;
+mod kills;
 mod order;
+mod pipeline;
+mod services;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -36,14 +41,28 @@ impl<'a> Place<'a> {
 
     /// A task that sleeps for so many seconds and then ends with a code, in a queue.
     fn task(&self, name: &str, queue: &str, sleep: f64, code: u8) -> String {
+        let task = self.draft(name, sleep, code);
+        self.enqueue(&task, queue);
+        task
+    }
+
+    /// The same in no queue.
+    fn draft(&self, name: &str, sleep: f64, code: u8) -> String {
         let script = SCRIPT.replace("SLEEP", &sleep.to_string()).replace("CODE", &code.to_string());
+        self.script(name, &script, &json!({}))
+    }
+
+    /// A task of a script in no queue.
+    fn script(&self, name: &str, script: &str, container: &Value) -> String {
         let task = json!({
-            "name": format!("task {name}"), "type": "testing",
+            "name": format!("task {name}"), "type": "testing", "container": container,
             "script": { "entry_point": "job.py", "binary": "python3", "diff": script, "requirements": { "pip": "" } },
         });
-        let task = self.server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned();
+        self.server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned()
+    }
+
+    fn enqueue(&self, task: &str, queue: &str) {
         self.server.call("tasks.enqueue", &json!({ "task": task, "queue_name": queue }));
-        task
     }
 
     /// The program under test, which knows the server and this world's state.
@@ -65,6 +84,36 @@ impl<'a> Place<'a> {
         let log = self.context.path(format!("{name}.log"));
         let call = self.agent().args(["--progress", "plain", "daemon"]).args(arguments);
         Daemon { program: call.spawn(&log), log }
+    }
+
+    /// One that finds the server elsewhere.
+    fn daemon_at(&self, api: &str, name: &str, arguments: &[&str]) -> Daemon {
+        let log = self.context.path(format!("{name}.log"));
+        let call = self.agent().env("CLEARML_API_HOST", api).args(["--progress", "plain", "daemon"]).args(arguments);
+        Daemon { program: call.spawn(&log), log }
+    }
+
+    /// What is written down of a task's last run.
+    fn unit(&self, task: &str) -> Option<Value> {
+        let runs = fs_err::read_dir(self.state().join("runs")).into_iter().flatten().flatten();
+        let units = runs.filter_map(|it| fs_err::read(it.path().join("unit.json")).ok());
+        let units = units.filter_map(|it| serde_json::from_slice::<Value>(&it).ok());
+        units.filter(|it| it["task"] == task).max_by_key(|it| it["began"].as_i64())
+    }
+
+    /// The phase that a task's run is in.
+    fn phase(&self, task: &str) -> Option<String> {
+        Some(self.unit(task)?["phase"].as_str()?.to_owned())
+    }
+
+    /// Waits until every run that is written down is over.
+    #[track_caller]
+    fn runs_are_over(&self) {
+        wait_until("every run is over", || {
+            let runs = fs_err::read_dir(self.state().join("runs")).into_iter().flatten().flatten();
+            let mut units = runs.filter_map(|it| fs_err::read(it.path().join("unit.json")).ok());
+            units.all(|it| serde_json::from_slice::<Value>(&it).is_ok_and(|it| it["phase"] == "done"))
+        });
     }
 
     fn field(&self, task: &str, field: &str) -> Value {

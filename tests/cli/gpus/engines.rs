@@ -15,8 +15,9 @@ use crate::support::images::block;
 use crate::support::{Engine, Running, TestContext, require, wait_until, write};
 
 /// Says what of GPUs is there, then computes on all of them.
-const REPORT: &str = "{ echo nodes: $(cd /dev && ls -d nvidia* 2>/dev/null); env | grep ^NVIDIA_VISIBLE; /opt/check; } \
-                      > $AGENT_SPOOL/said; true";
+const SAYS: &str = "echo nodes: $(cd /dev && ls -d nvidia* 2>/dev/null); env | grep ^NVIDIA_VISIBLE; /opt/check";
+/// What a run says that is given nothing, whatever its base says.
+const NOTHING: &str = "nodes:\nNVIDIA_VISIBLE_DEVICES=void\nno driver library\n";
 
 fn device(index: u32, letter: char) -> GpuDevice {
     let uuid = format!("GPU-{}-0000-0000-0000-000000000000", letter.to_string().repeat(8));
@@ -30,7 +31,7 @@ async fn report(
     image: &RunImage,
     devices: &[GpuDevice],
 ) -> String {
-    let mut spec = script(&context.path("runs"), image, REPORT);
+    let mut spec = script(&context.path("runs"), image, &format!("{{ {SAYS}; }} > $AGENT_SPOOL/said; true"));
     spec.gpus = GpuSet { devices: devices.to_vec() };
     let check = context.path("check").display().to_string();
     spec.container.binds.push(Bind { source: check, target: "/opt/check".to_owned(), read_only: true });
@@ -39,6 +40,15 @@ async fn report(
     let said = written(&spec, "said");
     engine.remove(&spec.id).await.unwrap();
     said
+}
+
+/// `agent run` of the report in an engine; what it said.
+fn run(context: &TestContext, place: (&str, &str), name: &str, gpus: &str) -> String {
+    let (engine, variable) = if place.0 == "docker" { ("docker", "DOCKER_HOST") } else { ("podman", "CONTAINER_HOST") };
+    let lent = format!("{}:/opt/check:ro", context.path("check").display());
+    let call = context.agent().env(variable, place.1).args(["run", "--engine", engine, "--gpus", gpus, "-v", &lent]);
+    let call = call.env("AGENT_DRIVER_ROOT", context.path("driver"));
+    call.args([name, &format!("{SAYS}; true")]).run().success().stdout
 }
 
 /// The program that computes.
@@ -109,7 +119,8 @@ fn podman_gives_what_its_specifications_say() {
         &format!(
             "export CONTAINERS_STORAGE_CONF=$PWD/storage.conf\nmkdir over over/upper over/work\n\
              mount -t overlay -o lowerdir=/etc,upperdir=$PWD/over/upper,workdir=$PWD/over/work overlay /etc\n\
-             mkdir -p /etc/cdi\ncp nvidia.yaml /etc/cdi/\npodman pull --quiet oci:layout:latest\n\
+             mkdir -p /etc/cdi\ncp nvidia.yaml /etc/cdi/\n\
+             podman tag $(podman pull --quiet oci:layout:latest) localhost/agent-gpus:latest\n\
              exec podman system service --time 0 unix://{}",
             socket.display()
         ),
@@ -128,14 +139,17 @@ fn podman_gives_what_its_specifications_say() {
         let said = report(&engine, &context, &image, &[first, third]).await;
         assert!(said.starts_with("nodes: nvidia-uvm nvidia1 nvidia3 nvidiactl\n"), "{said}");
         assert!(said.ends_with("devices 2\n"), "{said}");
-        let said = report(&engine, &context, &image, &[]).await;
-        assert_eq!(said, "nodes:\nNVIDIA_VISIBLE_DEVICES=void\nno driver library\n");
+        assert_eq!(report(&engine, &context, &image, &[]).await, NOTHING);
         // What the specifications do not describe is refused, not left out.
         let mut spec = script(&context.path("runs"), &image, "true");
         spec.gpus = GpuSet { devices: vec![device(1, 'b')] };
         let error = engine.start(&spec).await.unwrap_err().to_string();
         assert!(error.contains("nvidia.com/gpu=1"), "{error}");
     });
+    let (host, name) = (format!("unix://{}", socket.display()), "localhost/agent-gpus:latest");
+    let said = run(&context, ("podman", &host), name, "2");
+    assert!(said.starts_with("nodes: nvidia-uvm nvidia1 nvidiactl\n") && said.ends_with("devices 1\n"), "{said}");
+    assert_eq!(run(&context, ("podman", &host), name, "none"), NOTHING);
     end(service);
 }
 
@@ -176,12 +190,11 @@ fn docker_asks_nvidias_hook_for_the_chosen_devices_alone() {
     wait_until("dockerd answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let asked = || fs_err::read_to_string(hooks.join("asked")).unwrap_or_default();
     block(async {
-        let docker = Docker::connect(&Endpoint::plain(host)).unwrap();
+        let docker = Docker::connect(&Endpoint::plain(host.clone())).unwrap();
         agent::image::deliver::docker(&around, &image, &docker, &"agent-gpus:1".parse().unwrap()).await.unwrap();
         let engine = ContainerEngine::docker(docker, false);
         let image = run_image("agent-gpus:1", &image);
-        let said = report(&engine, &context, &image, &[]).await;
-        assert_eq!(said, "nodes:\nNVIDIA_VISIBLE_DEVICES=void\nno driver library\n");
+        assert_eq!(report(&engine, &context, &image, &[]).await, NOTHING);
         assert_eq!(asked(), "", "the hook was asked for nothing");
         let chosen = [device(0, 'a'), device(2, 'c')];
         report(&engine, &context, &image, &chosen).await;
@@ -190,5 +203,12 @@ fn docker_asks_nvidias_hook_for_the_chosen_devices_alone() {
         assert!(line.starts_with("prestart ") && line.contains(&format!("NVIDIA_VISIBLE_DEVICES={ids}")), "{line}");
         assert_eq!(line.matches("NVIDIA_VISIBLE_DEVICES=").count(), 1, "{line}");
     });
+    write(&hooks.join("asked"), "");
+    assert_eq!(run(&context, ("docker", &host), "agent-gpus:1", "none"), NOTHING);
+    assert_eq!(asked(), "", "the hook was asked for nothing");
+    run(&context, ("docker", &host), "agent-gpus:1", "0,2");
+    let line = asked();
+    assert!(line.starts_with("prestart ") && line.contains("NVIDIA_VISIBLE_DEVICES=0,2"), "{line}");
+    assert_eq!(line.matches("NVIDIA_VISIBLE_DEVICES=").count(), 1, "{line}");
     end(service);
 }

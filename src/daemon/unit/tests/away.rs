@@ -150,7 +150,7 @@ async fn nothing_is_built_for_an_engine_that_is_away() {
     world.engine.finds.lock().unwrap().extend([Act::Fail(Kind::Unreachable); 4]);
     let mut unit = world.begin();
     world.says("waiting for fake to answer").await;
-    std::fs::write(world.dir.path().join("there"), "").unwrap();
+    fs_err::write(world.dir.path().join("there"), "").unwrap();
     unit.reaches(Phase::Run).await;
     world.engine.end(&DONE);
     let _ = unit.ends().await;
@@ -181,5 +181,5 @@ async fn a_build_that_somebody_did_not_answer_is_done_again_and_fails_in_the_end
         panic!("it goes on")
     };
     assert_eq!((status.as_str(), machinery, exit_code), ("failed", true, 69));
-    assert_eq!(std::fs::read_to_string(world.dir.path().join("tries")).unwrap().lines().count(), 3);
+    assert_eq!(fs_err::read_to_string(world.dir.path().join("tries")).unwrap().lines().count(), 3);
 }

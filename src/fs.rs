@@ -224,7 +224,8 @@ pub fn lexical(path: &str) -> String {
 }
 
 /// `HOME`; services often have none, and then `/etc/passwd` says it.
-fn home() -> Option<PathBuf> {
+#[must_use]
+pub fn home() -> Option<PathBuf> {
     let set = std::env::var_os("HOME").filter(|it| !it.is_empty()).map(PathBuf::from);
     set.or_else(|| {
         let uid = rustix::process::getuid().as_raw().to_string();

@@ -7,11 +7,18 @@ use std::collections::BTreeMap;
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The environment of this process.
+    /// The environment of this process; `HOME`, which services often lack, as `/etc/passwd` says it.
     #[must_use]
     pub fn current() -> Self {
         let pairs = std::env::vars_os();
-        Self(pairs.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect())
+        let mut all: BTreeMap<String, String> =
+            pairs.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        if all.get("HOME").is_none_or(String::is_empty)
+            && let Some(home) = crate::fs::home().and_then(|it| it.into_os_string().into_string().ok())
+        {
+            all.insert("HOME".to_owned(), home);
+        }
+        Self(all)
     }
 
     /// A made-up environment.

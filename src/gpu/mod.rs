@@ -41,7 +41,7 @@ pub struct Inventory {
     pub driver: String,
     /// Newest CUDA version the driver runs, `12.4`.
     pub cuda: String,
-    /// Devices by index.
+    /// Devices by index, without those that the driver has lost.
     pub devices: Vec<Gpu>,
 }
 
@@ -129,9 +129,14 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
     let failed = |what| move |source| GpuError::Driver { what, source };
     let cuda = nvml.sys_cuda_driver_version().map_err(failed("the CUDA version"))?;
     let count = nvml.device_count().map_err(failed("the number of devices"))?;
-    let devices = (0..count)
-        .map(|index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?))
-        .collect::<Result<_, _>>()?;
+    let device = |index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?);
+    // One that fell off the bus is not there; the others are.
+    let found: Vec<Result<Gpu, GpuError>> = (0..count).map(device).collect();
+    let devices = if found.iter().any(Result::is_ok) {
+        found.into_iter().filter_map(Result::ok).collect()
+    } else {
+        found.into_iter().collect::<Result<_, _>>()?
+    };
     Ok(Inventory {
         driver: nvml.sys_driver_version().map_err(failed("the driver's version"))?,
         cuda: format!(

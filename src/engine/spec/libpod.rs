@@ -56,6 +56,8 @@ pub(super) fn body(spec: &ContainerSpec) -> Result<Value, String> {
     for option in &spec.security {
         let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
         match name {
+            // What stands without a profile.
+            "seccomp" if value == "builtin" => {}
             "seccomp" => set("seccomp_profile_path", json!(value)),
             "apparmor" => set("apparmor_profile", json!(value)),
             "label" => set("selinux_opts", json!([value])),

@@ -123,9 +123,10 @@ impl Subject {
         // Whole seconds, as the original sends them.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_secs());
         let tags: Vec<&str> = self.tags.split_whitespace().collect();
+        // Queues that are not named stay as they are: a daemon's own report names them, under the same worker.
         let body = json!({
             "worker": self.worker, "task": self.task, "timestamp": now * 1000, "tags": tags, "is_daemon": false,
-            "queues": [], "machine_stats": statistics,
+            "machine_stats": statistics,
         });
         self.client.call("workers.status_report", &body).await
     }

@@ -376,7 +376,9 @@ fn security(spec: &mut ContainerSpec, switch: &Switch, side: Side, rules: &Rules
             let text = read_file(switch, path, rules)?;
             let json: serde_json::Value =
                 serde_json::from_str(&text).map_err(|_| bad(switch, "a file with a seccomp profile in JSON"))?;
-            spec.security.push(format!("seccomp={json}"));
+            // Podman reads the file itself.
+            let profile = if rules.engine == EngineKind::Podman { path.to_owned() } else { json.to_string() };
+            spec.security.push(format!("seccomp={profile}"));
         }
     }
     Ok(())

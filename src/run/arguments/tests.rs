@@ -138,6 +138,8 @@ fn files_are_read_for_the_agent_alone() {
     assert_eq!(task.warnings, ["container argument `--env-file` is left out: it names a file of one machine"]);
     let profile = followed("--security-opt seccomp=/profile", EngineKind::Docker, Side::Agent, Gpus::Asked).unwrap();
     assert_eq!(profile.container.security, ["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"]);
+    let profile = followed("--security-opt seccomp=/profile", EngineKind::Podman, Side::Agent, Gpus::Asked).unwrap();
+    assert_eq!(profile.container.security, ["seccomp=/profile"], "Podman reads it itself");
     let missing = followed("--env-file /none", EngineKind::Docker, Side::Agent, Gpus::Asked).unwrap_err();
     assert!(missing.to_string().starts_with("cannot read `/none`"), "{missing}");
 }

@@ -39,6 +39,7 @@ const NO_NETWORK: Fate = LeftOut("the network is the host's");
 const NO_LIMIT: Fate = LeftOut("limits of the machine's resources are an engine's");
 const GROUPS: Fate =
     Partly("where this machine lets us make control groups (docs/running.md); else a warning says why not");
+const IN_DOCKER: Fate = Partly("in Docker; a run in Podman is refused");
 const NO_ENGINE: Fate = LeftOut("only an engine has this");
 const TERMINAL: Fate = Needless("whoever starts the run has its terminal and its output");
 const HEALTH: Fate = Needless("nobody asks for the health of a native run");
@@ -84,7 +85,7 @@ pub const KNOWN: &[Known] = &[
     short('d', flag("detach", TERMINAL, TERMINAL)),
     value("detach-keys", TERMINAL, TERMINAL),
     value("device", Followed, Partly("files of devices; devices by name are an engine's")),
-    value("device-cgroup-rule", Followed, NO_ENGINE),
+    value("device-cgroup-rule", IN_DOCKER, NO_ENGINE),
     value("device-read-bps", Followed, NO_LIMIT),
     value("device-read-iops", Followed, NO_LIMIT),
     value("device-write-bps", Followed, NO_LIMIT),
@@ -97,7 +98,7 @@ pub const KNOWN: &[Known] = &[
     value("dns", Followed, NO_NETWORK),
     value("dns-option", Followed, NO_NETWORK),
     value("dns-search", Followed, NO_NETWORK),
-    value("domainname", Followed, NO_ENGINE),
+    value("domainname", IN_DOCKER, NO_ENGINE),
     value(
         "entrypoint",
         Refused("the image's entrypoint is what runs and reports the task"),
@@ -119,7 +120,7 @@ pub const KNOWN: &[Known] = &[
     value("health-cmd", Followed, HEALTH),
     value("health-interval", Followed, HEALTH),
     value("health-retries", Followed, HEALTH),
-    value("health-start-interval", Followed, HEALTH),
+    value("health-start-interval", Partly("Podman has no such interval"), HEALTH),
     value("health-start-period", Followed, HEALTH),
     value("health-timeout", Followed, HEALTH),
     flag("help", Refused("it starts nothing"), Refused("it starts nothing")),
@@ -139,8 +140,8 @@ pub const KNOWN: &[Known] = &[
         Partly("the agent's own arguments only: a task's names a file of one machine and is left out"),
         Needless("nobody asks for the labels of a native run"),
     ),
-    value("link", Followed, NO_NETWORK),
-    value("link-local-ip", Followed, NO_NETWORK),
+    value("link", IN_DOCKER, NO_NETWORK),
+    value("link-local-ip", IN_DOCKER, NO_NETWORK),
     value("log-driver", Followed, Needless("a native run's output goes to whoever started it")),
     value("log-opt", Followed, Needless("a native run's output goes to whoever started it")),
     value("mac-address", Followed, NO_NETWORK),
@@ -210,7 +211,7 @@ pub const KNOWN: &[Known] = &[
     value("userns", Followed, NO_ENGINE),
     value("uts", Followed, NO_ENGINE),
     short('v', value("volume", Followed, Partly("directories and files of this machine, no named volumes"))),
-    value("volume-driver", Followed, NO_ENGINE),
+    value("volume-driver", IN_DOCKER, NO_ENGINE),
     value("volumes-from", Followed, NO_ENGINE),
     short('w', value("workdir", Followed, Followed)),
 ];

@@ -23,7 +23,7 @@ use crate::daemon::journal::{Builder, Phase};
 use crate::daemon::writeback;
 use crate::digest::Digest;
 use crate::error::{Failure, Kind};
-use crate::gpu::GpuDevice;
+use crate::gpu::{self, GpuDevice, GpuSet};
 use crate::report::silent;
 use crate::run::RunImage;
 
@@ -138,11 +138,7 @@ impl Unit {
         let (record, directory) = (self.record(), self.entry.directory());
         let (mut command, told) = build_command(&self.executor, &record.task, &record.engine);
         command.arg("--lock-file").arg(directory.join(LOCK)).arg("--metadata-file").arg(directory.join(METADATA));
-        if record.gpus.is_empty() {
-            command.arg("--cpu-only");
-        } else {
-            command.arg("--gpus").arg(record.gpus.devices.iter().map(GpuDevice::id).collect::<Vec<_>>().join(","));
-        }
+        command.args(for_gpus(&record.gpus));
         (command, told)
     }
 
@@ -260,17 +256,33 @@ fn build_command(executor: &Executor, task: &str, engine: &str) -> (Command, Opt
     (command, told)
 }
 
+/// What tells a build which devices its image is for: what cannot run with them is refused before it is fetched.
+fn for_gpus(gpus: &GpuSet) -> Vec<String> {
+    if gpus.is_empty() {
+        return vec!["--cpu-only".to_owned()];
+    }
+    vec!["--gpus".to_owned(), gpus.devices.iter().map(GpuDevice::id).collect::<Vec<_>>().join(",")]
+}
+
+/// The devices that tasks of this worker get some of; none where the driver does not answer now.
+async fn of_worker(executor: &Executor) -> GpuSet {
+    let ask = executor.settings.gpus.clone();
+    let found = tokio::task::spawn_blocking(move || gpu::resolve(&ask, &gpu::discover().ok()?).ok()).await;
+    found.ok().flatten().unwrap_or_default()
+}
+
 /// Builds the image of a task that still waits, so that its own build finds all of it. Ended when dropped.
 ///
 /// # Errors
 /// It cannot be built now, or not at all.
 pub(in crate::daemon) async fn prebuild(executor: &Arc<Executor>, task: &str) -> Result<(), Failure> {
-    if prebuilt::ahead(executor, task).await? {
+    let gpus = of_worker(executor).await;
+    if prebuilt::ahead(executor, task, &gpus).await? {
         return Ok(());
     }
     let metadata = tempfile::NamedTempFile::new_in(&executor.settings.state)?;
     let (mut command, told) = build_command(executor, task, executor.engine.name());
-    command.arg("--metadata-file").arg(metadata.path());
+    command.arg("--metadata-file").arg(metadata.path()).args(for_gpus(&gpus));
     let mut child = Child::start((command, told))?;
     let mut progress = Progress::new(task, &silent());
     while let Some(line) = child.line().await {

@@ -112,9 +112,9 @@ impl Unit {
 ///
 /// # Errors
 /// The task does not run here, or the engine cannot have the image.
-pub(super) async fn ahead(executor: &Arc<Executor>, task: &str) -> Result<bool, Failure> {
-    let (runtime, own, id) = (Handle::current(), Arc::clone(executor), task.to_owned());
-    let found = tokio::task::spawn_blocking(move || runtime.block_on(find(&own, &id, &GpuSet::default()))).await;
+pub(super) async fn ahead(executor: &Arc<Executor>, task: &str, gpus: &GpuSet) -> Result<bool, Failure> {
+    let (runtime, own, id, gpus) = (Handle::current(), Arc::clone(executor), task.to_owned(), gpus.clone());
+    let found = tokio::task::spawn_blocking(move || runtime.block_on(find(&own, &id, &gpus))).await;
     match found.unwrap_or_else(|error| Err(std::io::Error::other(error).into())) {
         Ok(Some(found)) => executor.engine.prepare(&found.image).await.map(|()| true),
         Ok(None) => Ok(false),

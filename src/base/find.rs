@@ -19,7 +19,7 @@ use crate::store::{Store, Table};
 
 /// Blobs fetched at a time.
 const STREAMS: usize = 4;
-/// How long a registry may take to answer where the engine has the image.
+/// How long an engine may take to say whether it has an image, and a registry to answer where it has.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a registry that did not answer is not asked again where the engine has the image.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -66,7 +66,10 @@ async fn find_image(around: &Around, reference: &Reference, platform: &Platform)
     let name = reference.familiar();
     let engine = around.docker.as_ref().filter(|_| reference.digest.is_none());
     let holder = match engine {
-        Some(docker) => docker.image(&name).await.is_ok_and(|it| it.is_some()).then_some(docker),
+        Some(docker) => {
+            let asked = tokio::time::timeout(PATIENCE, docker.image(&name)).await;
+            asked.is_ok_and(|it| it.is_ok_and(|it| it.is_some())).then_some(docker)
+        }
         None => None,
     };
     let Some(docker) = holder else {
@@ -120,7 +123,8 @@ async fn hurried(
             (error.to_string(), matches!(error, RegistryError::Http(HttpError::Unreachable { .. })))
         }
         Ok(other) => return other.map(Ok),
-        Err(_) => (format!("`{}` does not answer within {} s", reference.registry, PATIENCE.as_secs()), true),
+        // It may only be slow.
+        Err(_) => (format!("`{}` does not answer within {} s", reference.registry, PATIENCE.as_secs()), false),
     };
     if silent {
         around.store.remember(Table::Bases, &key, &now)?;

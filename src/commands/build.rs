@@ -20,7 +20,7 @@ use crate::oci::Reference;
 use crate::pipeline::{self, Built};
 use crate::secret::Secret;
 use crate::settings::{BuildSettings, Output, TaskSource, size};
-use crate::task::Container;
+use crate::task::Task;
 
 /// Builds an image.
 pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failure> {
@@ -50,7 +50,7 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
     }
     write_results(&settings, &name, &made.image).await?;
     let named = match named {
-        Some(task) => Some(task.names(&reference(&name, &destinations, &made.image)).await?),
+        Some(task) => Some(task.names(&reference(&name, &destinations, &made.image), &lock).await?),
         None => None,
     };
     let results =
@@ -76,7 +76,7 @@ struct Locked {
 struct Naming {
     client: Client,
     id: String,
-    container: Container,
+    task: Task,
     draft: bool,
 }
 
@@ -104,11 +104,16 @@ impl Naming {
         if status.starts_with("publish") {
             return Err(Published { id }.into());
         }
-        Ok(Some(Self { client, id, container: asked.task.container.clone(), draft: status == "created" }))
+        Ok(Some(Self { client, id, task: asked.task.clone(), draft: status == "created" }))
     }
 
-    async fn names(self, image: &str) -> Result<String, Failure> {
-        let written = writeback::image(&self.client, &self.id, &self.container, image, !self.draft).await;
+    async fn names(self, image: &str, lock: &Lock) -> Result<String, Failure> {
+        let named = writeback::image(&self.client, &self.id, &self.task.container, image, !self.draft).await;
+        // What was made of a branch is what its task asks for only as long as both mean one commit.
+        let written = match named {
+            Ok(()) => writeback::commit(&self.client, &self.id, &self.task, lock).await,
+            Err(error) => Err(error),
+        };
         written.during(|| format!("the image was built, but task `{}` does not name it", self.id))?;
         Ok(image.to_owned())
     }

@@ -36,6 +36,8 @@ use crate::store::Store;
 
 /// How often runs and lost tasks that nobody attends are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How long images that nobody uses may take to be removed at the start.
+const TIDYING: Duration = Duration::from_secs(600);
 
 /// Does what was asked of `agent daemon`.
 pub(super) async fn run(args: DaemonArgs, context: &Context) -> Result<u8, Failure> {
@@ -159,15 +161,16 @@ fn has_left_runs(executor: &Executor) -> Result<bool, Failure> {
 
 /// Removes what the engine still has of runs that are over: it was away when they ended. And images that nobody uses.
 async fn remove_leftovers(executor: Arc<Executor>) {
-    executor.tidy().await;
-    let Ok(runs) = executor.engine.runs().await else { return };
-    let Ok(found) = executor.journal.all() else { return };
-    for record in found.units.iter().filter(|it| it.phase == Phase::Done && runs.contains(&it.run)) {
-        if let Err(failure) = executor.engine.remove(&record.run).await {
-            let text = format!("{} does not remove the run {}: {failure}", executor.engine.name(), record.run);
-            executor.reporter.note(text);
+    if let (Ok(runs), Ok(found)) = (executor.engine.runs().await, executor.journal.all()) {
+        for record in found.units.iter().filter(|it| it.phase == Phase::Done && runs.contains(&it.run)) {
+            if let Err(failure) = executor.engine.remove(&record.run).await {
+                let text = format!("{} does not remove the run {}: {failure}", executor.engine.name(), record.run);
+                executor.reporter.note(text);
+            }
         }
     }
+    // What takes longer is done another time.
+    let _ = tokio::time::timeout(TIDYING, executor.tidy()).await;
 }
 
 /// The devices the daemon has.

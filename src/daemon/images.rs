@@ -111,9 +111,15 @@ impl Images {
             if tasks.contains(&task) || images.iter().flatten().any(|it| *it == record.image.name) {
                 continue;
             }
+            // Removing takes a while, and it may have been made or used again since.
+            if is_fresh(&path, now) {
+                continue;
+            }
             match engine.discard(&record.image).await {
                 Ok(true) => {
-                    fs::remove_file(&path)?;
+                    if !is_fresh(&path, now) {
+                        fs::remove_file(&path)?;
+                    }
                     tidied.removed.push(record.image.name);
                 }
                 Ok(false) => {}
@@ -158,6 +164,12 @@ fn read(path: &Path) -> io::Result<Option<Record>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a record was written or marked a moment ago, or since.
+fn is_fresh(path: &Path, now: SystemTime) -> bool {
+    let modified = fs::metadata(path).and_then(|it| it.modified());
+    modified.is_ok_and(|it| now.duration_since(it).map_or(true, |age| age < LATELY))
 }
 
 #[cfg(test)]

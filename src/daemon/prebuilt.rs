@@ -4,6 +4,8 @@
 //! Parameters come from the server when the image runs. An image that differs is built again on its own base, by
 //! `agent build`, which finds that base and whatever stands in the same lock.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::base::{Around, Pin, Request};
@@ -20,6 +22,9 @@ use crate::oci::{Platform, Reference};
 use crate::run::EngineKind;
 use crate::run::choice::Counted;
 use crate::run::policy::of_configuration;
+
+/// How long an engine may take to say whether it has an image.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is looked at, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +230,10 @@ async fn in_engine(around: &Around, name: &str, engine: EngineKind) -> Result<He
     // A short name means Docker's own registry to Podman, whose own images are named `localhost/…`.
     let own = (engine == EngineKind::Podman && !name.contains('/')).then(|| format!("localhost/{name}"));
     for name in own.into_iter().chain([name.to_owned()]) {
-        let image = match docker.image(&name).await {
+        // One that takes questions and says nothing has no image for us.
+        let asked = tokio::time::timeout(PATIENCE, docker.image(&name)).await;
+        let Ok(asked) = asked else { return Ok(Here::Absent) };
+        let image = match asked {
             Ok(Some(image)) => image,
             Ok(None) => continue,
             // Without an engine there is still a registry.
@@ -269,6 +277,7 @@ fn with_choices<T>(
 /// Compares what a task asks for with what an image was made of.
 fn compare(mut lock: Lock, ready: Ready, request: &Request, question: &Question<'_>) -> Result<Prebuilt, Failure> {
     let task = &question.counted.task;
+    lock.asks_for_its_commit();
     let carried = Lock::of_task(task).ok().flatten();
     let of_artifact = crate::lock::code::is_elsewhere(&task.script.diff);
     let diff = lock.code.as_ref().and_then(|it| it.diff.as_ref()).filter(|_| of_artifact).map(crate::lock::Text::bytes);

@@ -175,7 +175,7 @@ pub fn preflight(config: &Value, lock: &Lock, machine: &Machine) -> Result<Vec<W
         Some(inventory) if !machine.gpus.is_empty() => {
             // An image that the driver meets although it is made for a newer CUDA brings the libraries for that.
             let own = variables(config).find(|it| it.0 == "CUDA_VERSION").map(|it| it.1);
-            let own = own.and_then(wheels::Cuda::parse).filter(|_| required);
+            let own = own.and_then(wheels::Cuda::parse).filter(|_| required || off);
             wheels::check(&lock.python, inventory, own, &mut warnings)?;
         }
         _ => wheels::unused(&lock.python, &mut warnings),

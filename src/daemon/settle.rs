@@ -83,8 +83,9 @@ pub fn is_of_machinery(end: &Ending) -> bool {
     match end {
         Ending::Failed { code, passing, .. } => {
             *passing
-                || Kind::of_exit_code(*code)
-                    .is_some_and(|it| matches!(it, Kind::Unreachable | Kind::System | Kind::Space))
+                || Kind::of_exit_code(*code).is_some_and(|it| {
+                    matches!(it, Kind::Unreachable | Kind::System | Kind::Space | Kind::Sandbox | Kind::Config)
+                })
         }
         end => is_passing(end),
     }

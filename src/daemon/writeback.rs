@@ -59,7 +59,11 @@ pub async fn image(client: &Client, id: &str, container: &Container, image: &str
     tasks::edit(client, id, &json!({ "container": container }), force).await
 }
 
-async fn commit(client: &Client, id: &str, task: &Task, lock: &Lock) -> Result<(), ApiError> {
+/// Writes the commit that was built into a task that names none.
+///
+/// # Errors
+/// [`ApiError`]
+pub async fn commit(client: &Client, id: &str, task: &Task, lock: &Lock) -> Result<(), ApiError> {
     let git = lock.code.as_ref().and_then(|it| it.git.as_ref());
     match git.filter(|_| task.script.commit.is_none()) {
         Some(git) => tasks::edit(client, id, &json!({ "script": { "version_num": git.commit } }), true).await,

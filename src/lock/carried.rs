@@ -22,11 +22,15 @@ impl Lock {
         // Found anew each time; an agent's default arguments have directories of its machine in them.
         lock.launch.container_arguments = None;
         lock.launch.env.clear();
-        // Whoever takes the commit away again asks for what the branch has then.
-        if let (Some(asked), Some(revision)) = (&mut lock.asked, asked::pinned(lock.code.as_ref())) {
+        lock.asks_for_its_commit();
+        Some(lock.documents().toml).filter(|it| it.len() <= LARGEST)
+    }
+
+    /// Lets the commit be what was asked for: whoever takes it away from the task again asks for what the branch has then.
+    pub(crate) fn asks_for_its_commit(&mut self) {
+        if let (Some(asked), Some(revision)) = (&mut self.asked, asked::pinned(self.code.as_ref())) {
             asked.revision = revision;
         }
-        Some(lock.documents().toml).filter(|it| it.len() <= LARGEST)
     }
 
     /// The lock that a task carries, if it carries one.

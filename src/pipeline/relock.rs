@@ -85,7 +85,8 @@ impl Earlier {
                 Named::Ours(lock) if !is_made(shop, &lock.base) => {
                     return Err(MadeElsewhere { image: wishes.base.to_string() }.into());
                 }
-                Named::Ours(lock) => {
+                Named::Ours(mut lock) => {
+                    lock.asks_for_its_commit();
                     shop.around.reporter.note(format!(
                         "`{}` was made from a task: its own base image counts, `{}`",
                         wishes.base,

@@ -1,6 +1,7 @@
 //! From the spool to the server.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,11 @@ use crate::error::{Explain, Kind};
 const BATCH: usize = 512 * 1024;
 /// How many of the server's last events are looked through for a batch that may have arrived.
 const LOOKED_THROUGH: usize = 100;
+/// How long after it was sent a batch may still be on its way: a server works on what it has heard though nobody waits for
+/// the answer any more, and one with an index shows it a little later.
+const LANDING: Duration = Duration::from_secs(5);
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Why lines stay where they are.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +57,7 @@ pub async fn drain(spool: &Mutex<Spool>, client: &Client) -> Result<usize, Drain
     let (owner, flight) = with(spool, |it| Ok((it.owner().clone(), it.flight().cloned())))?;
     let source = Source { task: &owner.task, worker: &owner.worker };
     if let Some(flight) = flight
-        && arrived(client, &owner.task, &flight).await?
+        && landed(client, &owner.task, &flight).await?
     {
         with(spool, |it| it.advance(flight.to, flight.timestamp))?;
     }
@@ -73,6 +79,21 @@ async fn send(client: &Client, source: Source<'_>, batch: &Batch) -> Result<(), 
         // Nothing of it was stored, and nothing of it ever will be: waiting would only lose what follows.
         Err(ApiError::Refused { code: 400, .. }) => Ok(()),
         outcome => outcome,
+    }
+}
+
+/// Whether a batch that was on its way has arrived; comes when it cannot any more.
+async fn landed(client: &Client, task: &str, flight: &Flight) -> Result<bool, ApiError> {
+    loop {
+        if arrived(client, task, flight).await? {
+            return Ok(true);
+        }
+        // A clock that was set back is no reason to wait.
+        let left = LANDING.saturating_sub(flight.since.elapsed().unwrap_or(LANDING));
+        if left.is_zero() {
+            return Ok(false);
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
     }
 }
 

@@ -20,7 +20,7 @@
 use std::io::{self, Read as _, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
@@ -128,6 +128,8 @@ struct Flight {
     /// Time and text digest of its last event, by which the server is asked for it.
     timestamp: i64,
     digest: String,
+    /// When it was about to be sent.
+    since: SystemTime,
 }
 
 /// An open spool: one process at a time.
@@ -283,7 +285,8 @@ impl Spool {
     /// Whatever writing gives.
     pub fn sending(&mut self, batch: &Batch) -> io::Result<()> {
         let Some(last) = batch.events().pop() else { return Ok(()) };
-        self.flight = Some(Flight { to: batch.to, timestamp: last.timestamp, digest: Digest::of(&last.msg).hex() });
+        let (timestamp, digest) = (last.timestamp, Digest::of(&last.msg).hex());
+        self.flight = Some(Flight { to: batch.to, timestamp, digest, since: SystemTime::now() });
         self.note()
     }
 
@@ -428,8 +431,12 @@ fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>, i64)> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let number = |index: usize| words.get(index)?.parse().ok();
     let place = |index: usize| Some(Place { segment: number(index)?, offset: number(index + 1)? });
-    let flight =
-        || Some(Flight { to: place(2)?, timestamp: words.get(4)?.parse().ok()?, digest: (*words.get(5)?).to_owned() });
+    // It is written anew whenever something is about to be sent.
+    let since = || fs::metadata(directory.join("sent")).and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let flight = || {
+        let (timestamp, digest) = (words.get(4)?.parse().ok()?, (*words.get(5)?).to_owned());
+        Some(Flight { to: place(2)?, timestamp, digest, since: since() })
+    };
     // One that does not say it is of an earlier version.
     let last = [2, 6].into_iter().find(|it| words.len() == it + 1).and_then(|it| words[it].parse().ok());
     Some((place(0)?, flight(), last.unwrap_or(i64::MIN)))

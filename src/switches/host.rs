@@ -90,8 +90,10 @@ impl Switch {
 
 /// Whether `--mount` means memory, or a volume without a name.
 fn is_own_mount(value: &str) -> bool {
-    let fields: Vec<(&str, &str)> = value.split(',').filter_map(|it| it.trim().split_once('=')).collect();
-    let field = |names: &[&str]| fields.iter().rev().find(|it| names.contains(&it.0)).map(|it| it.1);
+    // Read as whoever follows it reads it: blanks around a field's name do not count, and the last one does.
+    let named = |it: &'_ str| it.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.to_owned()));
+    let fields: Vec<(String, String)> = value.split(',').filter_map(named).collect();
+    let field = |names: &[&str]| fields.iter().rev().find(|it| names.contains(&it.0.as_str())).map(|it| it.1.as_str());
     match field(&["type"]) {
         Some("tmpfs") => true,
         Some("volume") | None => field(&["source", "src"]).is_none_or(str::is_empty),
@@ -116,6 +118,9 @@ mod tests {
             "--volume=cache:/c",
             "--mount type=bind,src=/,dst=/host",
             "--mount src=cache,dst=/c",
+            "--mount 'type =bind,source =/,dst=/host'",
+            "--mount 'type=bind,type=tmpfs,type =bind,source=/,dst=/host'",
+            "--mount 'source=,src =cache,dst=/c'",
             "--device /dev/sda",
             "--device-cgroup-rule 'b *:* rwm'",
             "--cap-add SYS_ADMIN",

@@ -22,11 +22,9 @@ fn every_line_of_the_readme_works() {
     origin.git(&["config", "core.bare", "true"]);
     let project = Repository::new(&context, "project");
     let image = format!("oci:{}:latest", base().display());
-    let program = format!(
-        "from clearml import Task\ntask = Task.init('readme', 'sample')\ntask.set_base_docker(docker_image='{image}')\n\
-         print('steps', task.connect({{'steps': 40}})['steps'])\n"
-    );
-    project.commit(&[("train.py", &program), ("requirements.txt", "clearml\n")]);
+    let program = "from clearml import Task\ntask = Task.init('readme', 'sample')\n\
+                   print('steps', task.connect({'steps': 40})['steps'])\n";
+    project.commit(&[("train.py", program), ("requirements.txt", "clearml\n")]);
     project.git(&["remote", "add", "origin", &origin.url()]);
     project.git(&["push", "--quiet", "origin", "main"]);
     let python = context
@@ -46,7 +44,7 @@ fn every_line_of_the_readme_works() {
             .env("CLEARML_CONFIG_FILE", server.config())
             .args(["-e", "-c", line])
             .env("PATH", path);
-        let shell = shell.env("TASK", &task).env("REGISTRY", registry.address());
+        let shell = shell.env("TASK", &task).env("REGISTRY", registry.address()).env("CLEARML_DOCKER_IMAGE", &image);
         let outcome = shell.run();
         assert_eq!(outcome.code, Some(0), "$ {line}\n{}\n{}", outcome.stdout, outcome.stderr);
     }

@@ -167,7 +167,7 @@ impl Dispatcher {
                 self.desk.metrics.ended(&status);
                 // What failed this one would fail a whole queue within a minute.
                 if machinery {
-                    self.pause();
+                    self.pause(adopted);
                 } else {
                     self.looks.cautious.worked();
                 }
@@ -177,23 +177,24 @@ impl Dispatcher {
             End::Requeued { reason } => {
                 self.desk.tally.requeued.add(1);
                 // The machinery that failed may be this machine's: others get a chance first.
-                self.pause();
+                self.pause(adopted);
                 reporter.warning(format!("task {task} is queued again: {reason}"));
             }
             End::Detached => reporter.note(format!("task {task} goes on by itself")),
             End::Failed(error) => {
                 self.desk.tally.broken.add(1);
-                // What an earlier process left is tried at each sweep, and says nothing of tasks that are taken now.
-                if !adopted {
-                    self.pause();
-                }
+                self.pause(adopted);
                 reporter.warning(format!("task {task} cannot be attended now ({phase}): {error}"));
             }
         }
     }
 
-    /// Takes nothing for a while.
-    fn pause(&mut self) {
+    /// Takes nothing for a while. What an earlier process left is tried at each sweep, and says nothing of tasks that are
+    /// taken now; what fails together is one failure.
+    fn pause(&mut self, adopted: bool) {
+        if adopted || Instant::now() < self.looks.not_before {
+            return;
+        }
         self.looks.not_before = Instant::now() + self.looks.cautious.failed();
     }
 

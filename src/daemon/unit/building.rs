@@ -17,7 +17,7 @@ use child::{Child, end_leftover, started};
 use progress::Progress;
 
 use super::prebuilt::{self, Looked};
-use super::{Ending, Executor, Halt, Step, Unit, is_passing};
+use super::{Ending, Executor, Halt, Step, Unit, is_passing, server};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Builder, Phase};
 use crate::daemon::writeback;
@@ -56,10 +56,24 @@ impl Unit {
         if !matches!(there, Step::Go(Phase::Build)) {
             return Ok(there);
         }
+        if let Some(gpu) = self.lost_gpu().await {
+            let (reason, code) = (format!("GPU lost: {gpu}"), Kind::System.exit_code());
+            return self.ended(Ending::Failed { reason, passing: true, code });
+        }
+        // The build asks the server as well, and is less patient.
+        let (client, task) = (self.executor.client.clone(), self.record().task.clone());
+        self.insist("before the build", || server::look(&client, &task)).await?;
         match self.look().await {
             Looked::Build => {}
             Looked::AsItIs(found) => return self.take_as_it_is(*found).await,
-            Looked::Refused(failure) => return self.refuse(&failure),
+            Looked::Refused(failure) => {
+                if failure.kind() == Kind::Unreachable
+                    && let Some(step) = self.again_soon(&failure.to_string()).await?
+                {
+                    return Ok(step);
+                }
+                return self.refuse(&failure);
+            }
             Looked::Interrupted(interruption) => {
                 self.wished(interruption)?;
                 return self.ended(Ending::Stopped);
@@ -194,22 +208,32 @@ impl Unit {
         for hint in error.map(|it| it.hints.as_slice()).unwrap_or_default() {
             self.line(Level::Info, &format!("hint: {hint}"));
         }
-        if error.is_some_and(|it| it.unanswered) && self.unanswered < TRIES {
-            self.unanswered += 1;
-            self.line(Level::Info, "somebody did not answer: the image is built again soon");
-            self.say(format!("building again soon: {reason}"));
-            tokio::select! {
-                () = sleep(self.pace.longest) => return Ok(Step::Go(Phase::Build)),
-                interruption = self.interrupted() => {
-                    self.wished(interruption)?;
-                    return self.ended(Ending::Stopped);
-                }
-            }
+        if error.is_some_and(|it| it.unanswered)
+            && let Some(step) = self.again_soon(&reason).await?
+        {
+            return Ok(step);
         }
         // One that a signal ended was ended by somebody, or by the kernel for memory: the task had no part in it.
         let passing = error.map_or(code >= 128, |it| it.passing);
         let code = u8::try_from(code).unwrap_or(1);
         self.ended(Ending::Failed { reason: format!("the image could not be built: {reason}"), passing, code })
+    }
+
+    /// The build once more after a pause, if somebody did not answer and has not been waited for too often.
+    pub(super) async fn again_soon(&mut self, reason: &str) -> Result<Option<Step>, Halt> {
+        if self.unanswered >= TRIES {
+            return Ok(None);
+        }
+        self.unanswered += 1;
+        self.line(Level::Info, &format!("somebody did not answer ({reason}): the image is built again soon"));
+        self.say(format!("building again soon: {reason}"));
+        tokio::select! {
+            () = sleep(self.pace.longest) => Ok(Some(Step::Go(Phase::Build))),
+            interruption = self.interrupted() => {
+                self.wished(interruption)?;
+                self.ended(Ending::Stopped).map(Some)
+            }
+        }
     }
 }
 

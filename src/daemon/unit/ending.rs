@@ -101,11 +101,12 @@ impl Unit {
 
     /// A run that may have started, and whose end nobody saw, is ended first: no status before that.
     async fn make_sure_of_the_end(&mut self) -> Result<(), Halt> {
-        if matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. })) {
+        let over = matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. }));
+        if over || !self.record().may_run {
             return Ok(());
         }
         // It must not run a second time as long as nobody knows that the first has ended.
-        if !self.brought_to_an_end().await? && self.record().may_run {
+        if !self.brought_to_an_end().await? {
             self.entry.update(|it| it.end = it.end.take().map(settle::for_good))?;
         }
         Ok(())

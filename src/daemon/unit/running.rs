@@ -112,7 +112,7 @@ impl Unit {
         let came = self.attempt(limit, || Box::pin(async { self.answered(engine.find(&run)).await.map(drop) })).await;
         match came {
             // What else is wrong with it the build will tell.
-            Came::Failed(_) => Ok(Step::Go(Phase::Build)),
+            Came::Failed(failure) if failure.kind() != Kind::Unreachable => Ok(Step::Go(Phase::Build)),
             came => self.engine_did(came, limit, (engine.name(), "there to build for"), Phase::Build),
         }
     }
@@ -334,15 +334,19 @@ impl Unit {
             Some(outcome) => outcome,
         };
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
-        let gpus = self.record().gpus.clone();
-        let lost_gpu = if wrong && !gpus.is_empty() && self.record().wish.is_none() {
-            // A driver that hangs says nothing of the devices.
-            let found = timeout(COUNTING, tokio::task::spawn_blocking(move || lost(&gpus))).await;
-            found.map_or(None, Result::unwrap_or_default)
-        } else {
-            None
-        };
+        let lost_gpu = if wrong && self.record().wish.is_none() { self.lost_gpu().await } else { None };
         self.ended(Ending::Ran { outcome, lost_gpu })
+    }
+
+    /// A device of the task that was there and is not any more.
+    pub(super) async fn lost_gpu(&self) -> Option<String> {
+        let gpus = self.record().gpus.clone();
+        if gpus.is_empty() {
+            return None;
+        }
+        // A driver that hangs says nothing of the devices.
+        let found = timeout(COUNTING, tokio::task::spawn_blocking(move || lost(&gpus))).await;
+        found.map_or(None, Result::unwrap_or_default)
     }
 }
 

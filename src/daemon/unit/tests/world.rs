@@ -262,6 +262,8 @@ impl Going {
     pub(super) async fn die(mut self) {
         self.end.abort();
         let _ = (&mut self.end).await;
+        // What it had sent is answered before anybody can go on with it.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

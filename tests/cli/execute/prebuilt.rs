@@ -69,6 +69,12 @@ fn an_image_of_a_registry_runs_as_it_is(place: &Where) {
          are may run here"
     );
     assert_eq!((status.as_str(), reason), ("failed", expected));
+    // The image's own base is no registry's: it is built on where it was met before.
+    let base = format!("oci:{}", crate::support::base().display());
+    let lock = context.path("met.lock").display().to_string();
+    let call =
+        context.agent().args(["lock", "--id", &task.id, "--docker", &base, "--force-docker", "--lock-file", &lock]);
+    call.env("CLEARML_CONFIG_FILE", task.server.config()).ok();
     reset(&task, &json!({}));
     assert_eq!(task.execute().run().success().stdout, "up second\n");
     assert_eq!(image(&task)["name"], format!("agent/task-{}:latest", task.id));

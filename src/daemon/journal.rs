@@ -20,89 +20,28 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fs_err as fs;
-use serde::Deserialize;
 
 use super::unit::Claim;
-use crate::error::{Explain, Kind};
-use crate::fs::{FileLock, Sharing, create_private_dir, sync_parent, write_whole};
+use crate::fs::{FileLock, Sharing, create_private_dir, sync_parent};
 use crate::run::RunId;
 
+mod entry;
+mod error;
+mod prune;
 mod record;
 
+pub use entry::{Entry, Journalled};
+use entry::{read, write};
+pub use error::JournalError;
+use error::failed;
 pub use record::{Builder, Ending, FORMAT, Phase, Record, Verdict, Wish, WishedBy};
 pub(super) use record::{boot, now};
 
-/// How many units that are over stay, for `agent logs`.
-const KEPT: usize = 200;
-/// How many bytes they may have together.
-const KEPT_BYTES: u64 = 2 << 30;
-/// How often a unit's own code may break before the task's end is that.
-const BROKEN: u32 = 3;
 /// How long whoever only looks at a lock may have it.
 const GLANCE: Duration = Duration::from_millis(200);
-/// How old what is half-made must be before it is taken for left behind.
-const HALF_MADE: Duration = Duration::from_secs(3600);
-
-/// What is wrong with the journal.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// Reading or writing failed.
-    #[error("cannot use the journal of runs at `{}`", path.display())]
-    Io {
-        /// The directory or file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A record of another version of this program.
-    #[error("`{}` is of format {found}, and this program knows format {FORMAT}", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// No record at all.
-    #[error("`{}` is no record of a run", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Another process attends it.
-    #[error("the run {run} is attended by another process")]
-    Attended {
-        /// Its id.
-        run: RunId,
-    },
-}
-
-impl Explain for JournalError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Io { source, .. } => Kind::of_io(source),
-            Self::Format { .. } | Self::Record { .. } => Kind::Input,
-            Self::Attended { .. } => Kind::Conflict,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Format { path, .. } | Self::Record { path, .. } => vec![format!(
-                "Let the program's version that wrote it finish the run, or remove `{}` when it is over.",
-                path.parent().unwrap_or(path).display()
-            )],
-            Self::Io { .. } => vec!["AGENT_STATE_DIR names another directory for it.".to_owned()],
-            Self::Attended { .. } => Vec::new(),
-        }
-    }
-}
 
 /// The journal. Cheap to clone; clones are one.
 #[derive(Debug, Clone)]
@@ -113,20 +52,6 @@ struct Inner {
     runs: PathBuf,
     /// Units that this process has claimed and not begun to attend.
     held: Mutex<HashMap<RunId, Entry>>,
-}
-
-/// A unit's directory, locked by this process.
-#[derive(Debug)]
-pub struct Entry {
-    directory: PathBuf,
-    record: Record,
-    _lock: FileLock,
-}
-
-/// A unit whose process ended before it was over; locked by this one now.
-#[derive(Debug)]
-pub struct Journalled {
-    pub(super) entry: Entry,
 }
 
 /// What a look at the journal found.
@@ -315,38 +240,6 @@ impl Journal {
         self.directory(run).join("spool")
     }
 
-    /// Removes units that are over, oldest first, until the rest is few enough; and what was never finished making.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`] when the journal cannot be listed. What cannot be removed stays.
-    pub fn prune(&self) -> Result<(), JournalError> {
-        self.prune_to(KEPT, KEPT_BYTES)
-    }
-
-    fn prune_to(&self, most: usize, bytes: u64) -> Result<(), JournalError> {
-        let (mut kept, mut size) = (0, 0);
-        for record in self.all()?.units.iter().filter(|it| it.phase == Phase::Done) {
-            let directory = self.directory(&record.run);
-            kept += 1;
-            size += size_of(&directory);
-            if kept > most || size > bytes {
-                let _ = fs::remove_dir_all(&directory);
-            }
-        }
-        for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))?.flatten() {
-            let age = entry.metadata().and_then(|it| it.modified()).ok();
-            let age = age.and_then(|it| SystemTime::now().duration_since(it).ok()).unwrap_or_default();
-            let name = entry.file_name();
-            let begun = name.to_string_lossy().starts_with(".new-");
-            // A unit gets its name with its record in it, and loses that first.
-            let is_run = name.to_str().is_some_and(|it| it.parse::<RunId>().is_ok());
-            if age > HALF_MADE && (begun || (is_run && has_no_record(&entry.path()))) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(())
-    }
-
     fn directories(&self) -> Result<Vec<PathBuf>, JournalError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))? {
@@ -357,126 +250,6 @@ impl Journal {
         }
         Ok(found)
     }
-}
-
-impl Journalled {
-    /// What it may have failed for, again and again.
-    pub(super) fn broke(&mut self, why: &str) -> Result<(), JournalError> {
-        self.entry.update(|it| {
-            it.broken += 1;
-            if it.broken >= BROKEN && it.end.is_none() {
-                let reason = format!("a defect of this program: {why}");
-                it.end = Some(Ending::Failed { reason, passing: false, code: Kind::Internal.exit_code() });
-                it.enter(it.phase.max(Phase::Drain));
-            }
-        })
-    }
-
-    /// What is known of it.
-    #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.entry.record
-    }
-
-    /// Takes back a wish to stop, where the task has not been taken yet.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`]
-    pub fn withdraw(&mut self) -> Result<(), JournalError> {
-        let record = &self.entry.record;
-        if record.phase == Phase::Taken && record.wish.is_some() {
-            self.entry.update(|it| it.wish = None)?;
-        }
-        Ok(())
-    }
-}
-
-impl Entry {
-    /// What is known of it.
-    #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.record
-    }
-
-    /// The unit's directory.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// The part of it that its run may write to.
-    #[must_use]
-    pub fn spool(&self) -> PathBuf {
-        self.directory.join("spool")
-    }
-
-    /// Changes what is known: on disk first.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`]; nothing is changed then.
-    pub fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), JournalError> {
-        let mut record = self.record.clone();
-        change(&mut record);
-        write(&self.directory, &record)?;
-        self.record = record;
-        Ok(())
-    }
-
-    /// Removes the unit and all it has.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`]
-    pub fn remove(&self) -> Result<(), JournalError> {
-        // The record goes first: without it nobody takes the rest for a unit.
-        let record = self.directory.join("unit.json");
-        fs::remove_file(&record).map_err(failed(&record))?;
-        fs::remove_dir_all(&self.directory).map_err(failed(&self.directory))
-    }
-}
-
-fn write(directory: &Path, record: &Record) -> Result<(), JournalError> {
-    let path = directory.join("unit.json");
-    let bytes = serde_json::to_vec_pretty(record).map_err(|it| failed(&path)(it.into()))?;
-    write_whole(&path, &bytes, 0o600).map_err(failed(&path))
-}
-
-/// The record of a directory; `None` where there is none.
-fn read(directory: &Path) -> Result<Option<Record>, JournalError> {
-    #[derive(Deserialize)]
-    struct Head {
-        format: u32,
-    }
-
-    let path = directory.join("unit.json");
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(&path)(error)),
-    };
-    let wrong = |source| JournalError::Record { path: path.clone(), source };
-    let head: Head = serde_json::from_slice(&bytes).map_err(wrong)?;
-    if head.format != FORMAT {
-        return Err(JournalError::Format { path, found: head.format });
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
-}
-
-fn has_no_record(directory: &Path) -> bool {
-    fs::symlink_metadata(directory.join("unit.json")).is_err_and(|it| it.kind() == io::ErrorKind::NotFound)
-}
-
-fn failed(path: &Path) -> impl Fn(io::Error) -> JournalError + use<'_> {
-    |source| JournalError::Io { path: path.to_owned(), source }
-}
-
-fn size_of(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.file_type() {
-            Ok(it) if it.is_dir() => size_of(&entry.path()),
-            _ => entry.metadata().map_or(0, |it| it.len()),
-        })
-        .sum()
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
+use std::time::SystemTime;
+
+use super::prune::HALF_MADE;
 use super::*;
+use crate::error::Explain;
 use crate::gpu::GpuSet;
 
 fn claim() -> Claim {

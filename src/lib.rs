@@ -113,3 +113,6 @@ pub mod ui;
 
 #[cfg(feature = "host")]
 pub mod commands;
+
+#[cfg(all(test, feature = "host"))]
+mod testing;

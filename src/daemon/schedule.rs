@@ -230,4 +230,17 @@ mod tests {
             assert_eq!(error.kind().exit_code(), 2);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_is_written_so_that_it_means_the_same(text in crate::testing::mangled_text(&[
+            "20-23 SUN,TUE", "22-06 MON-FRI", "0 sat-mon", "20-00,00-08 SUN",
+        ], "0123456789-, MONSUAT")) {
+            if let Ok(schedule) = Schedule::uptime(&[&text]) {
+                let written = schedule.to_string();
+                let items: Vec<&str> = written.split("; ").filter(|it| !it.is_empty()).collect();
+                assert_eq!(Schedule::uptime(&items).as_ref(), Ok(&schedule), "{text:?} as {written:?}");
+            }
+        }
+    }
 }

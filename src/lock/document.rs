@@ -289,4 +289,16 @@ pub(super) mod tests {
         let error = Lock::parse("x", "version = 1\nformat = 1\n", |_| Ok(Vec::new())).unwrap_err();
         assert!(matches!(error, DocumentError::Parse { .. }));
     }
+
+    proptest::proptest! {
+        /// Locks travel in images of whoever built them.
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(toml in crate::testing::mangled_text(
+            &[include_str!("version-1.toml"), &lock().documents().toml], "[]{}=\"\\/:.\n-a1")) {
+            if let Ok(lock) = Lock::parse("x", &toml, |_| Err(io::ErrorKind::NotFound.into())) {
+                let again = Lock::parse("y", &lock.documents().toml, |_| Err(io::ErrorKind::NotFound.into()));
+                assert_eq!(again.ok(), Some(lock), "{toml}");
+            }
+        }
+    }
 }

@@ -173,4 +173,19 @@ mod tests {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_is_written_so_that_it_means_the_same(text in crate::testing::mangled_text(&[
+            "localhost:5000/team/train:1",
+            "nvidia/cuda@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "[::1]:5000/x",
+            "python",
+        ], "/:@._-[]aZ0 ")) {
+            if let Ok(reference) = text.parse::<Reference>() {
+                assert_eq!(reference.to_string().parse::<Reference>().as_ref(), Ok(&reference), "{text}");
+                assert_eq!(reference.familiar().parse::<Reference>().as_ref(), Ok(&reference), "{text}");
+            }
+        }
+    }
 }

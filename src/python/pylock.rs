@@ -141,4 +141,14 @@ wheels = [{{ path = "wheels/c-2-py3-none-any.whl", hashes = {{ }} }}]
         assert_eq!(packages[3].wheels[0].name, "foo_bar-1.0+cu121-py3-none-any.whl");
         assert_eq!(packages[3].wheels[0].size, Some(7));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in crate::testing::mangled_text(&[
+            "lock-version = \"1.0\"\n[[packages]]\nname = \"a\"\nversion = \"1+cu\"\nwheels = [{ url = \"https://h/a-1%2Bcu-py3-none-any.whl\", size = 7, hashes = { sha256 = \"00\" } }]\n",
+            "lock-version = \"1.0\"\n[[packages]]\nname = \"b\"\narchive = { path = \"../b-2.zip\" }\n",
+        ], "[]{}=\"%/:.\n-a1")) {
+            let _ = parse(&text, std::path::Path::new("/"));
+        }
+    }
 }

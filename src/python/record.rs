@@ -62,7 +62,7 @@ pub fn write(mut rows: Vec<Row>) -> String {
             text.to_owned()
         }
     };
-    rows.iter().map(|row| format!("{},{},{}\n", quote(&row.path), row.hash, row.size)).collect()
+    rows.iter().map(|row| format!("{},{},{}\n", quote(&row.path), quote(&row.hash), quote(&row.size))).collect()
 }
 
 /// The hash field for some bytes.
@@ -158,5 +158,17 @@ mod tests {
         check.update(b"x");
         assert!(check.clone().fits(&hash(b"x")));
         assert!(!check.fits(&hash(b"y")));
+    }
+
+    proptest::proptest! {
+        /// A wheel's RECORD is written by whoever made the wheel.
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(text in crate::testing::mangled_text(&[
+            "a/b.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,12\n\"a,\"\"b.py\",,\na-1.dist-info/RECORD,,\n",
+        ], ",\"\n\r=/.a1")) {
+            if let Ok(rows) = parse(&text) {
+                assert_eq!(parse(&write(rows.clone())).unwrap().len(), rows.len(), "{text:?}");
+            }
+        }
     }
 }

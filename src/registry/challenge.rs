@@ -91,4 +91,14 @@ mod tests {
         assert_eq!(parse(["Negotiate", "basic realm=x"]), Some(Challenge::Basic));
         assert_eq!(parse(["Bearer service=x"]), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_makes_it_panic(header in crate::testing::mangled_text(&[
+            r#"Bearer realm="https://a/token",service="b",scope="repository:a/b:pull,push""#,
+            r#"Basic realm="a\"b""#,
+        ], "\",=\\ a:/")) {
+            let _ = parse([header.as_str()]);
+        }
+    }
 }

@@ -377,4 +377,17 @@ mod tests {
         assert_eq!((config.media_type.as_str(), layers[0].media_type.as_str()), (media::CONFIG, media::LAYER_GZIP));
         assert!(parse_manifest(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err().contains("schema 1"));
     }
+
+    proptest::proptest! {
+        /// Registries answer whatever they like.
+        #[test]
+        fn no_manifest_makes_it_panic(bytes in crate::testing::mangled(&[
+            r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":2},"layers":[]}"#,
+            r#"{"schemaVersion":2,"manifests":[{"mediaType":"a","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":1,"platform":{"os":"linux","architecture":"arm64","variant":"v8"}}]}"#,
+        ], "{}[]:,\"-19e.null")) {
+            if let Ok(Document::Index(entries)) = parse_manifest(&bytes) {
+                let _ = choose(&entries, &Platform::host());
+            }
+        }
+    }
 }

@@ -211,4 +211,17 @@ mod tests {
             assert!(!owns(other), "{other}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(text in crate::testing::mangled_text(&[
+            "deb [arch=amd64 signed-by=/k.gpg] http://host/debian bookworm main contrib # c\ndeb-src http://h/ a b\n",
+            "Types: deb deb-src\nURIs: http://host/debian/\nSuites: bookworm\nComponents: main\n contrib\nSigned-By: /k.gpg\n\nTypes: deb\nEnabled: no\n",
+        ], "[]=: \n#/debURI")) {
+            for name in ["x.list", "x.sources"] {
+                let sources = parse(name, &text);
+                assert_eq!(parse("y.sources", &write(&sources)), sources, "{name}: {text:?}");
+            }
+        }
+    }
 }

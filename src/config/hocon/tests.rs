@@ -197,3 +197,17 @@ fn a_value_alone() {
     assert_eq!(value("true").unwrap(), json!(true));
     assert_eq!(value("a, b").unwrap_err().to_string(), "`X`:1:2: nothing may follow the value");
 }
+
+proptest::proptest! {
+    /// A configuration file is whatever somebody typed.
+    #[test]
+    fn no_text_makes_it_panic(text in crate::testing::mangled_text(&[
+        "api { web_server: \"http://a\", credentials { \"access_key\" = ${?KEY} } }\nagent.x = [1, 2.5, true]\n",
+        "a += 1\na += ${a}\nb = ${a} {c: \"\"\"x\ny\"\"\"} # d\ninclude \"e\"\nf.\"g.h\".i: ${?HOME}/x",
+    ], "{}[]\"$?=:+,#/\\\n .include${}aA1")) {
+        if let Err(error) = read(&text) {
+            // Whoever wrote it is told where.
+            assert!(!error.message.is_empty());
+        }
+    }
+}

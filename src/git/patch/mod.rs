@@ -255,6 +255,7 @@ impl<I: Iterator> AllBefore for I {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::{Mode, Tree};
 
     #[test]
     fn diffs_and_scripts_are_told_apart() {
@@ -268,5 +269,22 @@ mod tests {
         assert!(!Patch::is_diff("submodule = 3\nprint()\n"));
         assert!(!Patch::is_diff("submodule of mine\nprint()\n"));
         assert!(!Patch::is_diff(""));
+    }
+
+    proptest::proptest! {
+        /// A recorded change is what a server gave.
+        #[test]
+        fn no_diff_makes_it_panic(diff in crate::testing::mangled(&[
+            "diff --git a/x b/x\nindex 1..2 100644\n--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@ f\n a\n-b\n+c\n\\ No newline at end of file\n",
+            "diff --git a/x b/y\nsimilarity index 90%\nrename from x\nrename to y\nold mode 100644\nnew mode 100755\n",
+            "diff --git a/n b/n\nnew file mode 120000\nindex 0..1\nGIT binary patch\nliteral 3\nKcmZQzU|;|M\n\nliteral 0\nHcmV?d00001\n\n",
+            "Submodule lib 12345678...abcdef12:\ndiff --git a/lib/x b/lib/x\n--- \"a/lib/\\303\\244\"\n+++ b/lib/x\n@@ -0,0 +1 @@\n+a\n",
+        ], "@-+ ,\n\\\"019/dif")) {
+            if let Ok(patch) = Patch::parse(&diff) {
+                let mut tree = Tree::default();
+                tree.insert("x", Mode::File, b"a\nb\n".to_vec()).unwrap();
+                let _ = tree.apply(&patch);
+            }
+        }
     }
 }

@@ -248,9 +248,14 @@ fn compare(seed: u64) -> (usize, usize) {
 
 #[test]
 fn generated_diffs_apply_as_git_applies_them() {
-    let seeds: Vec<_> = (1..=4_u64).map(|seed| std::thread::spawn(move || compare(seed * 0x9e37_79b9))).collect();
-    let (succeeded, failed) =
-        seeds.into_iter().map(|it| it.join().unwrap()).fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    // Four threads; each as many rounds of 60 cases as are asked for.
+    let rounds: u64 = std::env::var("AGENT_TEST_DIFFS").map_or(1, |it| it.parse().unwrap());
+    let compare_rounds = move |thread: u64| (0..rounds).map(move |round| compare((thread + 4 * round) * 0x9e37_79b9));
+    let threads: Vec<_> =
+        (1..=4).map(|it| std::thread::spawn(move || compare_rounds(it).collect::<Vec<_>>())).collect();
+    let all = threads.into_iter().flat_map(|it| it.join().unwrap());
+    let (succeeded, failed) = all.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    println!("{succeeded} applied by both, {failed} refused by both");
     // Both sides are of use only if both are met.
     assert!(succeeded > 100 && failed > 50, "{succeeded} applied, {failed} refused");
 }

@@ -13,7 +13,7 @@ use url::{Host, Url};
 use super::aside::{self, Showing};
 use super::settings::ExecutionSettings;
 use super::unit::{self, Ask, Claim, Executor, UnitEnd, UnitEvent};
-use super::work::{Asks, Attend, Crew, End, Job, Left, News, Wants};
+use super::work::{Asks, Attend, Broken, Crew, End, Job, Left, News, Wants};
 use super::{Journal, Phase, journal::Record};
 use crate::error::{Explain, Failure, Kind};
 use crate::run::RunId;
@@ -231,17 +231,6 @@ struct Late(u64);
 impl Explain for Late {
     fn kind(&self) -> Kind {
         Kind::System
-    }
-}
-
-/// A run's own code broke.
-#[derive(Debug, thiserror::Error)]
-#[error("a defect of this program: {0}")]
-struct Broken(String);
-
-impl Explain for Broken {
-    fn kind(&self) -> Kind {
-        Kind::Internal
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
-use crate::error::Failure;
+use crate::error::{Explain, Failure, Kind};
 use crate::gpu::GpuSet;
 use crate::run::RunId;
 
@@ -132,4 +132,15 @@ pub struct Doing {
     pub queue: Option<String>,
     /// In which phase it is.
     pub phase: &'static str,
+}
+
+/// A run's own code broke.
+#[derive(Debug, thiserror::Error)]
+#[error("a defect of this program: {0}")]
+pub struct Broken(pub String);
+
+impl Explain for Broken {
+    fn kind(&self) -> Kind {
+        Kind::Internal
+    }
 }

@@ -17,7 +17,6 @@ use crate::digest::Digest;
 use crate::launch::Mode;
 use crate::oci::{Descriptor, Platform};
 use crate::system::Package;
-use crate::system::recipe::Wheel;
 use crate::task::Task;
 
 mod arguments;
@@ -33,8 +32,9 @@ pub mod requirements;
 pub mod launch;
 pub mod system;
 mod text;
+mod wheels;
 
-pub use crate::python::build::ToolWheel;
+pub use crate::python::pinned::PinnedWheel;
 pub use crate::python::source::BuiltFrom;
 pub use asked::Asked;
 pub use document::{DocumentError, Documents};
@@ -133,7 +133,7 @@ pub struct RecipePart {
     pub packages: Vec<Package>,
     /// Every wheel, by name order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub wheels: Vec<Wheel>,
+    pub wheels: Vec<PinnedWheel>,
 }
 
 /// The interpreter and what the base already has.
@@ -228,7 +228,7 @@ pub struct Project {
     /// Digest of what its build gave: the wheel, and files left beside the sources of one in place.
     pub built: Digest,
     /// The wheels of its build backend and of what that needs.
-    pub tools: Vec<ToolWheel>,
+    pub tools: Vec<PinnedWheel>,
 }
 
 /// System packages on top of the base.

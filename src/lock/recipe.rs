@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::python::{self, Ground, Memory, PythonError, Torch};
 use super::requirements::Gathered;
-use super::{Distribution, PythonPart, SystemPart};
+use super::{PinnedWheel, PythonPart, SystemPart};
 use crate::digest::Digest;
 use crate::error::Failure;
 use crate::oci::Platform;
@@ -12,7 +12,7 @@ use crate::python::indexes::Indexes;
 use crate::python::inspect::Interpreter;
 use crate::report::SharedReporter;
 use crate::store::Store;
-use crate::system::recipe::{self, Resolved, Wheel};
+use crate::system::recipe::{self, Resolved};
 
 /// Pins what a recipe consists of: its packages by the host's apt, its wheels by uv. Blocks; not for a thread of an async
 /// runtime.
@@ -38,15 +38,7 @@ pub fn resolve(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
     let memory = Memory { now, max_age: max_age.as_secs() };
     let (part, _) = python::resolve(store, (&ground, &gathered), (indexes, Torch::Plain), memory, reporter)?;
-    let wheel = |it: Distribution| Wheel {
-        name: it.name,
-        version: it.version,
-        file: it.file,
-        sha256: it.sha256,
-        size: it.size,
-        url: it.url,
-    };
-    resolved.wheels = part.distributions.into_iter().map(wheel).collect();
+    resolved.wheels = part.distributions.into_iter().map(PinnedWheel::from).collect();
     Ok(resolved)
 }
 
@@ -64,29 +56,7 @@ pub async fn fetch(
         return Ok(());
     }
     let (interpreter, libc) = floor(resolved);
-    let distribution = |it: &Wheel| Distribution {
-        name: it.name.clone(),
-        version: it.version.clone(),
-        file: it.file.clone(),
-        sha256: it.sha256,
-        size: it.size,
-        url: it.url.clone(),
-        direct: false,
-        built_from: None,
-        path: None,
-    };
-    let part = PythonPart {
-        version: interpreter.version,
-        executable: interpreter.executable,
-        libc,
-        digest: interpreter.digest,
-        site_packages: false,
-        extra_paths: Vec::new(),
-        indexes: Vec::new(),
-        distributions: resolved.wheels.iter().map(distribution).collect(),
-        base_distributions: Vec::new(),
-        projects: Vec::new(),
-    };
+    let part = PythonPart::of_wheels(&interpreter, &libc, &resolved.wheels);
     python::fetch_wheels(store, &part, (indexes, &Platform::host().architecture), reporter).await
 }
 

@@ -7,12 +7,13 @@ use super::ground::Ground;
 use super::{Workshop, packages};
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Address, Wanted};
+use crate::lock::PythonPart;
 use crate::lock::python::{self, Building, Memory, Torch};
 use crate::lock::requirements::Gathered;
-use crate::lock::{Distribution, PythonPart};
-use crate::python::build::{Bench, Needs, ToolWheel};
+use crate::python::build::{Bench, Needs};
 use crate::python::indexes::Indexes;
 use crate::python::inspect::Interpreter;
+use crate::python::pinned::PinnedWheel;
 use crate::python::source::{Git, Supplies};
 use crate::python::tags::Libc;
 use crate::sandbox::{Output, Sandbox, Step};
@@ -103,7 +104,7 @@ impl Site<'_> {
     }
 
     /// The wheels of a build backend and of what it needs, in the store.
-    fn tools(&self, shop: &Workshop, needs: Needs<'_>) -> Result<Vec<ToolWheel>, Failure> {
+    fn tools(&self, shop: &Workshop, needs: Needs<'_>) -> Result<Vec<PinnedWheel>, Failure> {
         let step = || "cannot have what a build requires".to_owned();
         let part = match needs {
             Needs::Requirements(requires) => {
@@ -121,39 +122,10 @@ impl Site<'_> {
                     .during(step)?
                     .0
             }
-            Needs::Pinned(tools) => PythonPart {
-                version: self.interpreter.version.clone(),
-                executable: self.interpreter.executable.clone(),
-                libc: self.libc.to_owned(),
-                digest: self.interpreter.digest,
-                site_packages: false,
-                extra_paths: Vec::new(),
-                indexes: Vec::new(),
-                distributions: tools.iter().cloned().map(distribution).collect(),
-                base_distributions: Vec::new(),
-                projects: Vec::new(),
-            },
+            Needs::Pinned(tools) => PythonPart::of_wheels(self.interpreter, self.libc, tools),
         };
         packages::fetch_with(shop, &part, (self.indexes, self.architecture())).during(step)?;
-        Ok(part.distributions.into_iter().map(tool).collect())
-    }
-}
-
-fn tool(it: Distribution) -> ToolWheel {
-    ToolWheel { name: it.name, version: it.version, file: it.file, sha256: it.sha256, size: it.size, url: it.url }
-}
-
-fn distribution(it: ToolWheel) -> Distribution {
-    Distribution {
-        name: it.name,
-        version: it.version,
-        file: it.file,
-        sha256: it.sha256,
-        size: it.size,
-        url: it.url,
-        direct: false,
-        built_from: None,
-        path: None,
+        Ok(part.distributions.into_iter().map(PinnedWheel::from).collect())
     }
 }
 

@@ -28,6 +28,7 @@ use super::fetch;
 use super::install::{Content, Target, install};
 use super::name::normalise;
 use super::pack::repack;
+use super::pinned::PinnedWheel;
 use super::venv::{Item, Venv, skeleton};
 use super::wheel::{Wheel, WheelError};
 use crate::digest::{Digest, Hasher};
@@ -56,36 +57,17 @@ const LARGEST: u64 = 1 << 30;
 /// Most bytes of what the driver answers.
 const LONGEST_ANSWER: u64 = 16 << 20;
 
-/// A wheel that a build needs, pinned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ToolWheel {
-    /// Normalised name.
-    pub name: String,
-    /// Version.
-    pub version: String,
-    /// File name.
-    pub file: String,
-    /// Digest of the wheel.
-    pub sha256: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Where it can be had; absent for one from an index of a machine's own configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-}
-
 /// What a build asks for.
 #[derive(Debug, Clone, Copy)]
 pub enum Needs<'a> {
     /// Requirements, to be resolved.
     Requirements(&'a [String]),
     /// What an earlier build was done with.
-    Pinned(&'a [ToolWheel]),
+    Pinned(&'a [PinnedWheel]),
 }
 
 /// Has wheels in the store.
-pub type Tools<'a> = dyn Fn(Needs<'_>) -> Result<Vec<ToolWheel>, Failure> + 'a;
+pub type Tools<'a> = dyn Fn(Needs<'_>) -> Result<Vec<PinnedWheel>, Failure> + 'a;
 /// Runs a step in the sandbox.
 pub type Run<'a> = dyn Fn(&Step) -> Result<Output, Failure> + 'a;
 
@@ -149,7 +131,7 @@ pub struct Job<'a> {
     /// The version it has, for sources without the history that would tell.
     pub told_version: Option<&'a str>,
     /// What an earlier build was done with.
-    pub tools: Option<&'a [ToolWheel]>,
+    pub tools: Option<&'a [PinnedWheel]>,
 }
 
 /// A wheel that came out of a build, in the store.
@@ -168,7 +150,7 @@ pub struct BuiltWheel {
     /// What it requires (`Requires-Dist`).
     pub requires: Vec<String>,
     /// What it was built with.
-    pub tools: Vec<ToolWheel>,
+    pub tools: Vec<PinnedWheel>,
 }
 
 /// Builds; `lent` and `work` are directories of this machine that the sandbox sees as such.
@@ -336,7 +318,7 @@ impl Build<'_> {
     }
 
     /// Makes an environment of the wheels of the backend and of what it needs.
-    fn lend(&self, needs: Needs<'_>) -> Result<Vec<ToolWheel>, Failure> {
+    fn lend(&self, needs: Needs<'_>) -> Result<Vec<PinnedWheel>, Failure> {
         let wheels = (self.bench.tools)(needs)?;
         let root = self.lent.join("tools");
         if root.exists() {
@@ -369,7 +351,7 @@ impl Build<'_> {
         Ok(wheels)
     }
 
-    fn unpack(&self, tool: &ToolWheel, target: &Target, root: &Path) -> Result<(), BuildError> {
+    fn unpack(&self, tool: &PinnedWheel, target: &Target, root: &Path) -> Result<(), BuildError> {
         let wheel = Wheel::open(&self.bench.store.blob_path(&tool.sha256), &tool.file)?;
         for (path, file) in install(&wheel, target)? {
             let path = root.join(path);
@@ -389,7 +371,7 @@ impl Build<'_> {
     }
 
     /// Puts the wheel that came out into the store, packed anew.
-    fn keep(&self, file: &str, tools: Vec<ToolWheel>) -> Result<BuiltWheel, Failure> {
+    fn keep(&self, file: &str, tools: Vec<PinnedWheel>) -> Result<BuiltWheel, Failure> {
         // Nothing of the build runs any more: what is no link now stays none.
         open_below(&self.work, &format!("out/{file}")).map_err(BuildError::Files)?;
         let path = self.work.join("out").join(file);

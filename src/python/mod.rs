@@ -22,6 +22,7 @@ pub mod lockfile;
 pub mod name;
 mod pack;
 mod pipconf;
+pub mod pinned;
 pub mod project;
 pub mod pylock;
 pub mod record;

@@ -13,8 +13,9 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::build::{self, Bench, BuildError, BuiltWheel, Job, Place, ToolWheel};
+use super::build::{self, Bench, BuildError, BuiltWheel, Job, Place};
 use super::name::normalise;
+use super::pinned::PinnedWheel;
 use crate::digest::{Digest, Hasher};
 use crate::error::Failure;
 use crate::fs::open_below;
@@ -108,7 +109,7 @@ pub fn rebuild(
     bench: &Bench<'_>,
     checkout: &Checkout,
     request: &ProjectRequest,
-    (expected, tools): (Digest, &[ToolWheel]),
+    (expected, tools): (Digest, &[PinnedWheel]),
 ) -> Result<BuiltProject, Failure> {
     let mut hasher = key(bench, checkout, request);
     hasher.field(expected.bytes());
@@ -138,7 +139,7 @@ fn build_anew(
     bench: &Bench<'_>,
     checkout: &Checkout,
     request: &ProjectRequest,
-    tools: Option<&[ToolWheel]>,
+    tools: Option<&[PinnedWheel]>,
 ) -> Result<BuiltProject, Failure> {
     let label = request.label();
     let step = format!("build {label}");

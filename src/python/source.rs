@@ -12,10 +12,11 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::build::{self, Bench, BuildError, BuiltWheel, Job, Place, ToolWheel};
+use super::build::{self, Bench, BuildError, BuiltWheel, Job, Place};
 use super::fetch::{self, Wanted};
 use super::indexes::Indexes;
 use super::name::normalise;
+use super::pinned::PinnedWheel;
 use super::pylock;
 use super::resolve::{self, NO_HASHES, Request, ResolveError};
 use super::tags::Libc;
@@ -64,7 +65,7 @@ pub struct BuiltFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The wheels of the build backend and of what it needs.
-    pub tools: Vec<ToolWheel>,
+    pub tools: Vec<PinnedWheel>,
 }
 
 /// A wheel that was built, in the store.
@@ -304,7 +305,7 @@ impl Work<'_> {
             .map_err(|source| SourceError::Fetch { what: self.what.clone(), source })
     }
 
-    fn build(&self, had: &Had, tools: Option<&[ToolWheel]>, dir: &Path) -> Result<BuiltWheel, Failure> {
+    fn build(&self, had: &Had, tools: Option<&[PinnedWheel]>, dir: &Path) -> Result<BuiltWheel, Failure> {
         let id = format!("build {}", self.what);
         self.bench.reporter.started(&id, format!("Building {}", self.what));
         let code = dir.join("code");

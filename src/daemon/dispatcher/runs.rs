@@ -10,9 +10,8 @@ use tokio::task::JoinError;
 use super::Dispatcher;
 use crate::daemon::asked::Asked;
 use crate::daemon::metrics::Metrics;
-use crate::daemon::work::{Asks, Attend, Doing, End, Job, News, Standing};
+use crate::daemon::work::{Asks, Attend, Broken, Doing, End, Job, News, Standing};
 use crate::daemon::worker::Busy;
-use crate::error::{Explain, Kind};
 use crate::run::RunId;
 
 /// Phases in which a container may go on that nobody attends.
@@ -298,15 +297,4 @@ async fn attended(
         let _ = all.send((run.clone(), news)).await;
     }
     (run, end)
-}
-
-/// A run's own code broke.
-#[derive(Debug, thiserror::Error)]
-#[error("a defect of this program: {0}")]
-struct Broken(String);
-
-impl Explain for Broken {
-    fn kind(&self) -> Kind {
-        Kind::Internal
-    }
 }

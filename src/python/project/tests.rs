@@ -68,7 +68,7 @@ fn projects_are_built_by_their_own_backend_and_once() {
         let path = write_wheel(dir.path(), "tool", "1", &members);
         let file = path.file_name().unwrap().to_str().unwrap().to_owned();
         let (sha256, size) = fetch::adopt(&store, &path, &file).unwrap();
-        ToolWheel { name: "tool".to_owned(), version: "1".to_owned(), file, sha256, size, url: None }
+        PinnedWheel { name: "tool".to_owned(), version: "1".to_owned(), file, sha256, size, url: None }
     };
     let (old, new) = (tool("x = 1\n"), tool("x = 2\n"));
     let newest = RefCell::new(old.clone());

@@ -16,6 +16,7 @@ use super::sources::{self, Release, Source};
 use super::{Package, SystemError, apt, fetch};
 use crate::digest::{Digest, Hasher};
 use crate::oci::{Descriptor, Layer, Platform, json, media};
+use crate::python::pinned::PinnedWheel;
 use crate::report::Reporter;
 use crate::sandbox::{Sandbox, Step, Temporary};
 use crate::store::{Store, Table};
@@ -27,8 +28,6 @@ mod host;
 mod hostile;
 mod text;
 mod wheels;
-
-pub use wheels::Wheel;
 
 use host::HostApt;
 use text::Recipe;
@@ -55,7 +54,7 @@ pub struct Resolved {
     pub packages: Vec<Package>,
     /// Every wheel, by name order.
     #[serde(default)]
-    pub wheels: Vec<Wheel>,
+    pub wheels: Vec<PinnedWheel>,
 }
 
 /// A base made by a recipe; all of it is in the store.

@@ -9,12 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
 
 use super::Resolved;
 use super::archive::archive;
 use super::text::{Recipe, Wheels};
-use crate::digest::Digest;
 use crate::oci::layer::Deflated;
 use crate::oci::{Layer, LayerWriter, Meta};
 use crate::python::archive::{ArchiveError, Entry, Method};
@@ -28,25 +26,6 @@ use crate::system::{SystemError, install};
 
 /// Streams of files below this many bytes are not copied: their headers would outweigh them.
 const COPIED: u64 = 2 << 10;
-
-/// A wheel of a recipe, pinned; as a lock has it, too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wheel {
-    /// Normalised name.
-    pub name: String,
-    /// Version.
-    pub version: String,
-    /// File name.
-    pub file: String,
-    /// Digest of the file.
-    pub sha256: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Where it can be had; no address for one from an index of a machine's own configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-}
 
 /// The layers that stand on that of the packages, lowest first; the wheels must be in the store.
 pub(super) fn layers(

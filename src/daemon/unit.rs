@@ -68,8 +68,13 @@ impl Executor {
         }
     }
 
-    /// Removes images from the engine that nobody uses any more.
-    pub async fn tidy(&self) {
+    /// Removes images from the engine that nobody uses any more, within a while. Done beside what else goes on, and cut
+    /// short without harm: what is not removed now is another time.
+    pub async fn tidy(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.tidy_up()).await;
+    }
+
+    async fn tidy_up(&self) {
         let now = std::time::SystemTime::now();
         match self.images().tidy(&*self.engine, &self.journal, now).await {
             Ok(tidied) => {

@@ -235,7 +235,6 @@ impl Unit {
             if let Some(image) = &self.record().image {
                 self.executor.images().used(image);
             }
-            self.executor.tidy().await;
         };
         // What is not removed now is when a daemon starts.
         tokio::select! {

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::*;
 use super::world::{Act, World};
 use crate::daemon::journal::Phase;
+use crate::digest::Digest;
 use crate::run::Outcome;
 use crate::spool::{Owner, Spool};
 
@@ -255,4 +256,41 @@ async fn a_task_of_another_worker_is_not_taken() {
     world.call("tasks.delete", json!({ "task": world.task, "force": true })).await;
     let end = world.begin().ends().await;
     assert_eq!(end, UnitEnd::Refused { status: "deleted".to_owned(), worker: None });
+}
+
+#[tokio::test]
+async fn a_run_is_over_before_images_are_removed_and_they_are_all_the_same() {
+    let mut world = World::queued().await;
+    world.settings.images.unused = Duration::ZERO;
+    world.engine.discards.lock().unwrap().push_back(Act::Hang);
+    world.engine.ends_with(0);
+    let image = RunImage {
+        name: format!("agent/task-{}:latest", "a".repeat(32)),
+        manifest: Digest::of("old"),
+        config: Digest::of("old"),
+    };
+    let executor = world.executor();
+    executor.images().made(&"a".repeat(32), &image).unwrap();
+    let record = world.dir.path().join("images/fake").join(format!("{}.json", "a".repeat(32)));
+    let file = fs_err::OpenOptions::new().append(true).open(&record).unwrap();
+    file.file().set_modified(std::time::SystemTime::now() - Duration::from_secs(48 * 3600)).unwrap();
+    let mut unit = world.begin();
+    let attend: crate::daemon::work::Attend = Box::new(move |_, _| {
+        Box::pin(async move {
+            assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+            crate::daemon::work::End::Detached
+        })
+    });
+    let (_asks, asked) = watch::channel(crate::daemon::work::Asks::Nothing);
+    let attending = crate::daemon::crew::tidied_after(executor, attend)(asked, mpsc::channel(1).0);
+    // The engine takes for ever over an image.
+    let over = tokio::time::timeout(Duration::from_secs(30), attending).await;
+    assert!(over.is_ok(), "its place is held while images are removed");
+    let removing = async {
+        while world.engine.discarded.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), removing).await.expect("it is not removed at all");
+    assert_eq!(*world.engine.discarded.lock().unwrap(), [image.name]);
 }

@@ -359,6 +359,7 @@ pub(super) struct Fake {
     pub(super) starts: Mutex<VecDeque<Act>>,
     pub(super) finds: Mutex<VecDeque<Act>>,
     pub(super) stops: Mutex<VecDeque<Act>>,
+    pub(super) discards: Mutex<VecDeque<Act>>,
     /// How runs end by themselves, right after their start.
     pub(super) ends: Mutex<VecDeque<Outcome>>,
     /// Everything that was asked, without questions.
@@ -492,7 +493,7 @@ impl Engine for Fake {
     fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
             self.discarded.lock().unwrap().push(image.name.clone());
-            Ok(true)
+            self.act(&self.discards).await.map(|()| true)
         })
     }
 }

@@ -31,6 +31,7 @@ pub(super) const PACE: Pace = Pace {
     longest: Duration::from_millis(80),
     orphan: Duration::from_millis(200),
     leave: Duration::from_millis(800),
+    late: Duration::from_millis(300),
     probe: Duration::from_millis(200),
 };
 /// Longer than anything takes.
@@ -166,11 +167,16 @@ impl World {
 
     /// The same with an executor of the test's own.
     pub(super) fn resume_with(&self, executor: &Arc<Executor>) -> Going {
+        self.resume_at(executor, PACE)
+    }
+
+    /// The same at another pace.
+    pub(super) fn resume_at(&self, executor: &Arc<Executor>, pace: Pace) -> Going {
         let mut found = executor.journal.abandoned(|_| true).unwrap().units;
         assert_eq!(found.len(), 1);
         let (asks, asked) = watch::channel(Ask::Nothing);
         let (told, events) = mpsc::channel(1000);
-        let unit = resumed(executor, found.remove(0), asked, told, PACE).unwrap();
+        let unit = resumed(executor, found.remove(0), asked, told, pace).unwrap();
         Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
     }
 

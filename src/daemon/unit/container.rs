@@ -18,6 +18,7 @@ use crate::error::{During as _, Failure};
 use crate::fs::{create_private_dir, write_whole};
 use crate::launch;
 use crate::lock::Lock;
+use crate::process::command_line;
 use crate::run::RunSpec;
 use crate::run::arguments::Gpus;
 use crate::run::lends::{self, Account, Lending};
@@ -188,7 +189,7 @@ impl Unit {
         set("CLEARML_TASK_ID", record.task.clone());
         set("CLEARML_WORKER_ID", record.worker.clone());
         if !record.tags.is_empty() {
-            set("CLEARML_WORKER_TAGS", record.tags.join(" "));
+            set("CLEARML_WORKER_TAGS", command_line(&record.tags));
         }
         if let Some(level) = &settings.log_level {
             set("CLEARML_LOG_LEVEL", level.clone());

@@ -49,13 +49,15 @@ async fn a_task_goes_through_every_phase_to_completed() {
 
 #[tokio::test]
 async fn what_is_lent_to_a_run_holds_the_secrets_and_the_container_does_not() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.tags = vec!["night shift".to_owned(), "b".to_owned()];
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
     let spec = world.engine.specs.lock().unwrap()[0].clone();
     let read = |name: &str| fs_err::read_to_string(spec.directory.join(name)).unwrap();
     assert_eq!(spec.container.env["PLAIN"].reveal(), "seen");
     assert_eq!(spec.container.env["AGENT_EXECUTOR"].reveal(), "1");
+    assert_eq!(spec.container.env["CLEARML_WORKER_TAGS"].reveal(), "'night shift' b");
     assert!(!spec.container.env.contains_key("API_TOKEN"));
     // The agent has this one, and tasks may not ask for what is the agent's.
     assert!(!spec.container.env.contains_key("HOME"));

@@ -51,6 +51,7 @@ pub(super) struct World {
     pub(super) settings: ExecutionSettings,
     pub(super) task: String,
     pub(super) queue: Option<String>,
+    pub(super) tags: Vec<String>,
 }
 
 /// A unit that goes on.
@@ -82,7 +83,16 @@ impl World {
             "container": { "arguments": "-e API_TOKEN=hush -e PLAIN=seen" },
         });
         let task = client.call("tasks.create", &task).await.unwrap()["id"].as_str().unwrap().to_owned();
-        let world = Self { dir, server: Some(server), client, engine: Arc::default(), settings, task, queue: None };
+        let world = Self {
+            dir,
+            server: Some(server),
+            client,
+            engine: Arc::default(),
+            settings,
+            task,
+            queue: None,
+            tags: Vec::new(),
+        };
         world.builds(BUILDS);
         fs::write(world.dir.path().join("lock.toml"), lock()).unwrap();
         let metadata = json!({
@@ -142,7 +152,7 @@ impl World {
             worker: "me:0".to_owned(),
             parent: None,
             gpus: GpuSet::default(),
-            tags: Vec::new(),
+            tags: self.tags.clone(),
             attempt: 0,
             run: RunId::new().unwrap(),
         }

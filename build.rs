@@ -25,6 +25,7 @@ const GUEST_SOURCES: &[&str] = &[
     "src/fs.rs",
     "src/launch.rs",
     "src/process.rs",
+    "src/process",
     "src/report.rs",
 ];
 

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+mod hangup;
+
+pub use hangup::Hangup;
+
 /// What a program printed and how it ended.
 #[derive(Debug, Clone)]
 pub struct Output {

@@ -169,8 +169,7 @@ async fn remove_leftovers(executor: Arc<Executor>) {
             }
         }
     }
-    // What takes longer is done another time.
-    let _ = tokio::time::timeout(TIDYING, executor.tidy()).await;
+    executor.tidy(TIDYING).await;
 }
 
 /// The devices the daemon has.

@@ -34,6 +34,8 @@ use signals::{Current, Signals};
 
 /// How often the program's output is looked for.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long images that nobody uses may take to be removed at the end.
+const TIDYING: Duration = Duration::from_secs(60);
 /// How long the last of it may take to be read when we are to end.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -149,6 +151,13 @@ async fn attend(ready: Ready, settings: &ExecuteSettings, mut signals: Signals) 
     let output = Arc::new(Mutex::new(output));
     let attending = Attending { executor: &executor, settings, asks, current, output };
     let ended = attending.to_the_end(&mut claim, left).await;
+    if !matches!(ended, Ok(UnitEnd::Detached)) {
+        // Whoever wants us to end does not wait for it.
+        tokio::select! {
+            () = executor.tidy(TIDYING) => {}
+            () = attending.asked() => {}
+        }
+    }
     listening.abort();
     // A run that goes on keeps its worker.
     if !matches!(ended, Ok(UnitEnd::Detached)) {
@@ -241,17 +250,19 @@ impl Attending<'_> {
         let hearing = self.hear(news);
         let (end, ()) = tokio::join!(self.unit(executor, claim, left, events), hearing);
         // Whoever reads what we print may take its time, unless we are to end.
-        let asked = async {
-            let mut asks = self.asks.clone();
-            if asks.wait_for(|it| *it != Ask::Nothing).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             () = showing.finish() => {}
-            () = async { asked.await; tokio::time::sleep(LAST).await } => {}
+            () = async { self.asked().await; tokio::time::sleep(LAST).await } => {}
         }
         end
+    }
+
+    /// Comes when we are asked to end.
+    async fn asked(&self) {
+        let mut asks = self.asks.clone();
+        if asks.wait_for(|it| *it != Ask::Nothing).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Hears what the unit tells; shows each thing once.

@@ -1,14 +1,16 @@
 //! `agent gpus`: this machine's GPUs as its driver tells of them.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
 use super::Context;
 use crate::cli::gpus::GpusArgs;
-use crate::daemon::allocate::{Demand, Next, Order, Pool, Share};
+use crate::daemon::allocate::{AllocateError, Share};
+use crate::daemon::places::Places;
+use crate::daemon::queues::{Fit, Queue};
+use crate::daemon::settings::Slots;
 use crate::error::Failure;
 use crate::gpu::{self, Ask, Discovery, GpuDevice, GpuSet, Inventory};
+use crate::run::RunId;
 use crate::ui::{Align, Table, text};
 
 /// Lists the GPUs, or says what a task would get of them.
@@ -47,18 +49,26 @@ pub(super) fn run(args: &GpusArgs, context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What a task with this share would get of the devices now.
+/// What a task with this share would get of the devices now, by the rules of a daemon.
 fn offer(share: Share, chosen: &GpuSet, found: &Discovery, context: &Context) -> Result<u8, Failure> {
-    let mut pool = Pool::new(chosen)?;
-    pool.check("--share", share)?;
+    let mut places = Places::new(Slots::Dynamic, "", "", chosen.clone())?;
     if let Discovery::Found(inventory) = found {
-        pool.observe(inventory, &BTreeSet::new());
+        places.observe(inventory, &[]);
     }
+    let gpus = Some((share.least, share.most));
+    let queue = Queue { id: String::new(), name: "--share".to_owned(), gpus, named: false };
     let short = |devices: &[&GpuDevice]| devices.iter().map(|it| it.short()).collect::<Vec<_>>();
-    let free = short(&pool.free());
-    let gets = match pool.next(&[Demand { share, waiting: 1 }], Order::Priority) {
-        Next::Take { gpus, .. } => Some(short(&gpus.devices.iter().collect::<Vec<_>>())),
-        Next::Wait { .. } | Next::Idle => None,
+    let free = short(&places.free());
+    let gets = match places.fit(&queue) {
+        Fit::Now => {
+            let job = places.offer(RunId::new()?, "", &queue);
+            Some(short(&job.gpus.devices.iter().collect::<Vec<_>>()))
+        }
+        Fit::Later | Fit::Foreign => None,
+        Fit::Never => {
+            let (queue, least, present) = (queue.name, share.least, chosen.devices.len());
+            return Err(AllocateError::TooMany { queue, least, present }.into());
+        }
     };
     if context.ui.is_json() {
         context.ui.print_json(&json!({"free": free, "gets": gets}))?;

@@ -85,6 +85,7 @@ async fn of_task(
     around: &Around,
     request: &Request,
     (engine, trusted): (EngineKind, bool),
+    network: Option<&str>,
     context: &Context,
 ) -> Result<ContainerSpec, Failure> {
     let launch = match read::read(around, request, &Platform::host()).await {
@@ -108,6 +109,7 @@ async fn of_task(
         trusted,
         values: &values,
         gpus: Gpus::Asked,
+        network,
         ports: None,
         run: None,
         read: &|path| fs_err::read_to_string(path),

@@ -1,14 +1,15 @@
-//! Which task gets which GPUs (`--dynamic-gpus`): a pure function of what is free and what waits.
+//! Who has which GPUs (`--dynamic-gpus`), and how many a queue's tasks get: nothing here asks the driver.
 //!
-//! A [`Pool`] holds the worker's devices, whole ones or instances, and who has them. The dispatcher tells it what it sees
-//! ([`Pool::observe`]: programs on a device, workers the server knows), asks [`Pool::next`] what to do about the queues,
-//! and then holds the devices for a run ([`Pool::hold`]) *before* it takes the task from the queue, so that nobody is given
-//! them meanwhile; if the queue turns out empty, or when the run has ended, it gives them back ([`Pool::release`]).
+//! A [`Pool`] holds the worker's devices, whole ones or instances, and who has them. It is told what is seen
+//! ([`Pool::observe`]: programs on a device, workers the server knows). Devices are held for a run ([`Pool::hold`]) *before*
+//! its task is taken from the queue, so that nobody is given them meanwhile; if the queue turns out empty, or when the run
+//! has ended, they come back ([`Pool::release`]).
 //!
-//! The rules. A task gets its queue's most, or what is free if that is less, but never less than the queue's least; the
-//! lowest indices first. Queues are asked by priority, or in turns ([`Order`]). A queue whose least is not free, but would be
-//! once our own runs end, keeps all that is free: nothing behind it is served, or small tasks would keep large ones out for
-//! ever. One that waits for somebody else's programs, or asks for more than there is, keeps nobody waiting.
+//! The rules ([`super::places::Places`], [`super::queues::choose`]). A task gets its queue's most, or what is free if that is
+//! less, but never less than the queue's least; the lowest indices first. Queues are asked by priority, or in turns. A queue
+//! whose least is not free, but would be once our own runs end, keeps all that is free: nothing behind it is served, or small
+//! tasks would keep large ones out for ever. One that waits for somebody else's programs, or asks for more than there is,
+//! keeps nobody waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -24,45 +25,6 @@ pub struct Share {
     pub least: u32,
     /// More than this it does not get.
     pub most: u32,
-}
-
-/// A queue that is asked about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// GPUs for each of its tasks.
-    pub share: Share,
-    /// Tasks in it.
-    pub waiting: usize,
-}
-
-/// In which order queues are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// As they are listed, always.
-    Priority,
-    /// In turns, beginning behind the queue that was served last; absent: none was.
-    Turns(Option<usize>),
-}
-
-/// What to do about the queues.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// Take a task of this queue (its place in the list) and give it these.
-    Take {
-        /// The queue's place.
-        queue: usize,
-        /// The devices.
-        gpus: GpuSet,
-    },
-    /// A queue waits for GPUs that our own runs have; all that is free is kept for it.
-    Wait {
-        /// The queue's place.
-        queue: usize,
-        /// How many it lacks.
-        lacking: usize,
-    },
-    /// Nothing waits that could be served.
-    Idle,
 }
 
 /// Why dynamic GPUs cannot be had as they were asked for.
@@ -165,18 +127,6 @@ impl Pool {
         Ok(Self { devices: set.devices.clone(), ..Self::default() })
     }
 
-    /// Refuses a queue that this worker can never serve.
-    ///
-    /// # Errors
-    /// [`AllocateError::TooMany`]
-    pub fn check(&self, queue: &str, share: Share) -> Result<(), AllocateError> {
-        if share.least as usize > self.devices.len() {
-            let queue = queue.to_owned();
-            return Err(AllocateError::TooMany { queue, least: share.least, present: self.devices.len() });
-        }
-        Ok(())
-    }
-
     /// Takes note of who else uses the devices: programs with a compute context, and workers that the server lists (short
     /// names of their devices). A device that a run of ours has is that run's, whatever runs on it; after the run it is
     /// free once nothing runs on it any more.
@@ -224,31 +174,6 @@ impl Pool {
             self.devices.iter().enumerate().filter(|it| !taken.contains(&it.0)).map(|it| it.1).collect();
         free.sort_by_key(|it| (it.index, it.instance.as_ref().map(|it| it.index)));
         free
-    }
-
-    /// What to do about the queues, which are listed by priority. To be asked again after every task.
-    #[must_use]
-    pub fn next(&self, queues: &[Demand], order: Order) -> Next {
-        let free = self.free();
-        let ours: usize = self.held.values().map(BTreeSet::len).sum();
-        let first = match order {
-            Order::Priority | Order::Turns(None) => 0,
-            Order::Turns(Some(last)) => last + 1,
-        };
-        for step in 0..queues.len() {
-            let place = (first + step) % queues.len();
-            let Demand { share, waiting } = queues[place];
-            let least = share.least as usize;
-            if waiting == 0 || least > free.len() + ours {
-                continue;
-            }
-            if least > free.len() {
-                return Next::Wait { queue: place, lacking: least - free.len() };
-            }
-            let devices = free.iter().take(share.most as usize).map(|it| (*it).clone()).collect();
-            return Next::Take { queue: place, gpus: GpuSet { devices } };
-        }
-        Next::Idle
     }
 
     /// The worker's runtime property `available_gpus`: its free devices as the original agent writes them, the fraction

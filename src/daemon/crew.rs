@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const ASKING: Duration = Duration::from_secs(5);
 /// How often the code that attends a unit may break before the unit is left alone.
 const GIVEN_UP: u32 = 6;
+/// How long images that nobody uses may take to be removed after a run.
+const TIDYING: Duration = Duration::from_secs(600);
 /// How long a run that is over waits for the last of its output to be read.
 const READ: Duration = Duration::from_secs(2);
 
@@ -63,7 +65,11 @@ pub fn of(executor: &Arc<Executor>, whose: Whose, console: Option<Console>) -> C
             let (executor, claim) = (Arc::clone(&running), claim(&job, &tags));
             let output = output(&executor, &claim.run, console.as_ref());
             let kept = Kept { journal: executor.journal.clone(), run: claim.run.clone(), output };
-            attend(kept, move |asks, events| Box::pin(unit::run(executor, claim, asks, events)))
+            let attending = attend(kept, {
+                let executor = Arc::clone(&executor);
+                move |asks, events| Box::pin(unit::run(executor, claim, asks, events))
+            });
+            tidied_after(executor, attending)
         }),
         left: Box::new(move |wants| left(&finding, &wants, consoles.as_ref())),
         prebuild: Box::new(move |task| {
@@ -136,7 +142,7 @@ fn resume(executor: &Arc<Executor>, record: &Record, console: Option<&Console>) 
         gpus: record.gpus.clone(),
     };
     let executor = if job.queue.is_some() { Arc::clone(executor) } else { Arc::new(without_retries(executor)) };
-    let (console, run) = (console.cloned(), job.run.clone());
+    let (console, run, tidying) = (console.cloned(), job.run.clone(), Arc::clone(&executor));
     let attend: Attend = Box::new(move |asked, news| {
         Box::pin(async move {
             let journalled = match executor.journal.attend(&run) {
@@ -150,7 +156,19 @@ fn resume(executor: &Arc<Executor>, record: &Record, console: Option<&Console>) 
             attend(unit, begin)(asked, news).await
         })
     });
-    (job, attend)
+    (job, tidied_after(tidying, attend))
+}
+
+/// The same, and once it has ended images that nobody uses any more are removed from the engine: beside whatever comes
+/// next, for the run's place is free by then.
+pub(super) fn tidied_after(executor: Arc<Executor>, attend: Attend) -> Attend {
+    Box::new(|asked, news| {
+        Box::pin(async move {
+            let end = attend(asked, news).await;
+            tokio::spawn(async move { executor.tidy(TIDYING).await });
+            end
+        })
+    })
 }
 
 /// Who claimed a task without a queue would try it again, and is gone: what it left ends as it is, or nobody ends it.

@@ -4,6 +4,7 @@
 //! Secrets that stood on the command line go on in the environment. Whoever started it waits until it serves or has
 //! ended, and so can tell why it does not.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -86,14 +87,16 @@ pub struct Detached {
 /// # Errors
 /// [`DetachError`]; [`super::instances::InstanceError`] where the daemons' records cannot be read.
 pub fn detach(state: &Path, arguments: &[OsString], secrets: &[(&'static str, Secret)]) -> Result<Detached, Failure> {
-    let log = open_log(&state.join("logs"))?;
+    let instances = Instances::open(state)?;
+    let used = instances.running()?.into_iter().filter_map(|it| it.about.log).collect();
+    let log = open_log(&state.join("logs"), &used)?;
     let mut command = Command::new(std::env::current_exe().map_err(DetachError::Start)?);
     command.args(in_background(arguments, log.path())).stdin(Stdio::null());
     command.envs(secrets.iter().map(|(name, value)| (name, value.reveal())));
     let (out, err) = (log.try_clone().map_err(DetachError::Start)?, log.try_clone().map_err(DetachError::Start)?);
     command.stdout(out.into_parts().0).stderr(err.into_parts().0);
     let child = command.spawn().map_err(DetachError::Start)?;
-    watch(&Instances::open(state)?, child, log.path())
+    watch(&instances, child, log.path())
 }
 
 /// Makes this process, which was started for it, a session of its own: no terminal's signals reach it.
@@ -117,15 +120,20 @@ pub async fn bound_log(log: PathBuf) {
     }
 }
 
-/// Begins a log anew that has become too long: the new file. What it had is in `<log>.1`.
+/// Begins a log anew that has become too long or is gone: the new file. What it had is in `<log>.1`.
 fn begun_anew(log: &Path, room: u64) -> io::Result<Option<fs::File>> {
-    if fs::metadata(log)?.len() <= room {
-        return Ok(None);
+    let anew = || fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(log).map(Some);
+    match fs::metadata(log) {
+        Ok(about) if about.len() <= room => return Ok(None),
+        Ok(_) => {}
+        // Somebody removed it: what is written from now on is to be read again.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return anew(),
+        Err(error) => return Err(error),
     }
     let mut before = log.as_os_str().to_owned();
     before.push(".1");
     fs::rename(log, before)?;
-    fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(log).map(Some)
+    anew()
 }
 
 fn watch(instances: &Instances, mut child: Child, log: &Path) -> Result<Detached, Failure> {
@@ -170,22 +178,22 @@ fn in_background(arguments: &[OsString], log: &Path) -> Vec<OsString> {
     kept
 }
 
-fn open_log(directory: &Path) -> Result<fs::File, DetachError> {
+fn open_log(directory: &Path, used: &BTreeSet<PathBuf>) -> Result<fs::File, DetachError> {
     let failed = |source| DetachError::Log { path: directory.to_owned(), source };
     create_private_dir(directory).map_err(failed)?;
-    prune(directory).map_err(failed)?;
+    prune(directory, used).map_err(failed)?;
     let moment = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let path = directory.join(format!("daemon-{moment}-{}.log", std::process::id()));
     fs::OpenOptions::new().create_new(true).append(true).mode(0o600).open(path).map_err(failed)
 }
 
-/// Removes the oldest logs, by name, which begins with their time.
-fn prune(directory: &Path) -> io::Result<()> {
+/// Removes the oldest logs, by name, which begins with their time; none that a daemon writes to.
+fn prune(directory: &Path, used: &BTreeSet<PathBuf>) -> io::Result<()> {
     let mut logs: Vec<PathBuf> =
         fs::read_dir(directory)?.map(|it| it.map(|it| it.path())).collect::<io::Result<_>>()?;
     logs.sort();
     let extra = (logs.len() + 1).saturating_sub(LOGS);
-    logs.iter().take(extra).try_for_each(fs::remove_file)
+    logs.iter().filter(|it| !used.contains(*it)).take(extra).try_for_each(fs::remove_file)
 }
 
 #[cfg(test)]
@@ -208,10 +216,12 @@ mod tests {
         for number in 0..60 {
             fs::write(dir.path().join(format!("daemon-2026{number:02}-1.log")), "").unwrap();
         }
-        let log = open_log(dir.path()).unwrap();
+        let used = dir.path().join("daemon-202601-1.log");
+        let log = open_log(dir.path(), &BTreeSet::from([used.clone()])).unwrap();
         assert_eq!(fs::metadata(log.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), LOGS);
-        assert!(!dir.path().join("daemon-202600-1.log").exists());
+        assert!(!dir.path().join("daemon-202600-1.log").exists() && !dir.path().join("daemon-202602-1.log").exists());
+        assert!(used.exists(), "a daemon writes to it");
     }
 
     #[test]
@@ -229,13 +239,15 @@ mod tests {
             );
         }
         assert_eq!(fs::read_to_string(dir.path().join("daemon.log.1")).unwrap(), "three is long");
+        fs::remove_file(&log).unwrap();
+        assert!(begun_anew(&log, 5).unwrap().is_some());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
     fn one_that_ends_at_once_says_why() {
         let dir = tempfile::tempdir().unwrap();
-        let log = open_log(&dir.path().join("logs")).unwrap();
+        let log = open_log(&dir.path().join("logs"), &BTreeSet::new()).unwrap();
         let instances = Instances::open(dir.path()).unwrap();
         let out = log.try_clone().unwrap().into_parts().0;
         let child = Command::new("sh").args(["-c", "echo no such thing; exit 75"]).stdout(out).spawn().unwrap();

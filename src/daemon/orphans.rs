@@ -20,7 +20,7 @@ use crate::error::Failure;
 const OPEN: Duration = Duration::from_secs(30);
 /// How long others are given to start what they took.
 const OTHERS: Duration = Duration::from_secs(10 * 60);
-/// How many queued tasks are asked for.
+/// How many queued tasks are asked for at once: servers answer with no more.
 const PAGE: usize = 500;
 
 /// What has been seen so far.
@@ -87,20 +87,24 @@ impl Watch {
 /// Tasks that are queued in one of these queues and stand in none, with the queue. Tasks first, then entries: what is
 /// enqueued in between is not taken for astray.
 async fn astray(counter: &Counter, queues: &Arc<[Queue]>) -> Result<Vec<(String, String)>, Failure> {
-    let query = json!({
-        "status": ["queued"], "only_fields": ["id", "execution.queue"], "search_hidden": true,
-        "order_by": ["-last_update"], "page": 0, "page_size": PAGE,
-    });
-    let data = counter.client.call("tasks.get_all", &query).await?;
-    let tasks = data.get("tasks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let text = |it: &Value, pointer: &str| it.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let candidates: Vec<(String, String)> = tasks
-        .iter()
-        .filter_map(|it| Some((text(it, "/id")?, text(it, "/execution/queue")?)))
-        .filter(|(_, queue)| queues.iter().any(|it| it.id == *queue))
-        .collect();
+    let mut candidates: BTreeMap<String, String> = BTreeMap::new();
+    for page in 0.. {
+        // The oldest first: what is enqueued meanwhile moves no other to another page.
+        let query = json!({
+            "status": ["queued"], "only_fields": ["id", "execution.queue"], "search_hidden": true,
+            "order_by": ["created"], "page": page, "page_size": PAGE,
+        });
+        let data = counter.client.call("tasks.get_all", &query).await?;
+        let tasks = data.get("tasks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let named = tasks.iter().filter_map(|it| Some((text(it, "/id")?, text(it, "/execution/queue")?)));
+        candidates.extend(named.filter(|(_, queue)| queues.iter().any(|it| it.id == *queue)));
+        if tasks.len() < PAGE {
+            break;
+        }
+    }
     if candidates.is_empty() {
-        return Ok(candidates);
+        return Ok(Vec::new());
     }
     let seen = queues::look(&counter.client, queues).await?;
     let listed: BTreeSet<&String> = seen.iter().flatten().flat_map(|it| &it.entries).collect();
@@ -119,7 +123,7 @@ mod tests {
     #[derive(Default)]
     struct World {
         /// Queued tasks, and those listed in the queue.
-        queued: Vec<&'static str>,
+        queued: Vec<String>,
         listed: Vec<String>,
         away: bool,
     }
@@ -131,8 +135,11 @@ mod tests {
             match path {
                 _ if world.away => Err((500, 0, "away")),
                 "tasks.get_all" => {
-                    let task = |it: &&str| json!({ "id": it, "execution": { "queue": "q" } });
-                    Ok(json!({ "tasks": world.queued.iter().map(task).collect::<Vec<_>>() }))
+                    let task = |it: &String| json!({ "id": it, "execution": { "queue": "q" } });
+                    let (page, size) = (body["page"].as_u64().unwrap(), body["page_size"].as_u64().unwrap());
+                    let before = usize::try_from(page * size).unwrap();
+                    let tasks = world.queued.iter().skip(before).take(usize::try_from(size).unwrap());
+                    Ok(json!({ "tasks": tasks.map(task).collect::<Vec<_>>() }))
                 }
                 "queues.get_all" => listed(&world.listed),
                 "queues.add_task" => {
@@ -147,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_open_goes_back_after_a_while_unless_somebody_has_it() {
-        let world = Arc::new(Mutex::new(World { queued: vec!["open"], ..World::default() }));
+        let world = Arc::new(Mutex::new(World { queued: vec!["open".to_owned()], ..World::default() }));
         let (counter, ledger) = counter(&world);
         let mut watch = Watch::default();
         for task in ["open", "elsewhere"] {
@@ -168,7 +175,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_others_took_goes_back_after_minutes_without_a_break() {
-        let world = Arc::new(Mutex::new(World { queued: vec!["theirs", "mine"], ..World::default() }));
+        let world =
+            Arc::new(Mutex::new(World { queued: vec!["theirs".to_owned(), "mine".to_owned()], ..World::default() }));
         let (counter, _) = counter(&world);
         let mut watch = Watch::default();
         let (queues, known, now) = (queues(), BTreeSet::from(["mine".to_owned()]), Instant::now());
@@ -181,5 +189,17 @@ mod tests {
         world.lock().unwrap().away = false;
         assert!(watch.look(&counter, &queues, &known, now + OTHERS).await.unwrap().is_empty());
         assert_eq!(watch.look(&counter, &queues, &known, now + 2 * OTHERS).await.unwrap(), ["theirs"]);
+    }
+
+    #[tokio::test]
+    async fn tasks_on_every_page_are_seen() {
+        let mut queued: Vec<String> = (0..2 * PAGE).map(|it| format!("listed-{it}")).collect();
+        let listed = queued.clone();
+        queued.push("theirs".to_owned());
+        let world = Arc::new(Mutex::new(World { queued, listed, ..World::default() }));
+        let (counter, _) = counter(&world);
+        let (mut watch, queues, known, now) = (Watch::default(), queues(), BTreeSet::new(), Instant::now());
+        assert!(watch.look(&counter, &queues, &known, now).await.unwrap().is_empty());
+        assert_eq!(watch.look(&counter, &queues, &known, now + OTHERS).await.unwrap(), ["theirs"]);
     }
 }

@@ -6,7 +6,7 @@ use super::allocate::{AllocateError, Pool};
 use super::queues::{Fit, Queue};
 use super::settings::Slots;
 use super::work::Job;
-use crate::gpu::{GpuSet, Inventory};
+use crate::gpu::{GpuDevice, GpuSet, Inventory};
 use crate::run::RunId;
 
 /// The places of a daemon.
@@ -151,6 +151,12 @@ impl Places {
         self.taken.values().map(|it| it.devices.len()).sum()
     }
 
+    /// The GPUs nobody uses.
+    #[must_use]
+    pub fn free(&self) -> Vec<&GpuDevice> {
+        self.pool.free()
+    }
+
     /// The GPUs nobody uses, for the worker's property `available_gpus`.
     #[must_use]
     pub fn available(&self) -> String {
@@ -166,106 +172,4 @@ fn range(queue: &Queue) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gpu::{Gpu, GpuDevice};
-
-    fn gpus(count: u32) -> GpuSet {
-        let device = |index| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
-        GpuSet { devices: (0..count).map(device).collect() }
-    }
-
-    fn queue(gpus: Option<(u32, u32)>) -> Queue {
-        Queue { id: "q".to_owned(), name: "queue".to_owned(), gpus, named: false }
-    }
-
-    fn take(places: &mut Places, queue: &Queue) -> Job {
-        let job = places.offer(RunId::new().unwrap(), "t", queue);
-        places.hold(&job);
-        job
-    }
-
-    #[test]
-    fn one_place_has_all_gpus() {
-        let mut places = Places::new(Slots::One, "vm:gpu0,1", "vm", gpus(2)).unwrap();
-        assert_eq!((places.full(), places.fit(&queue(None))), (false, Fit::Now));
-        let job = take(&mut places, &queue(None));
-        assert_eq!((job.worker.as_str(), job.gpus.devices.len()), ("vm:gpu0,1", 2));
-        assert_eq!((places.full(), places.fit(&queue(None))), (true, Fit::Later));
-        places.leave(&job.run);
-        assert!(!places.full());
-    }
-
-    #[test]
-    fn services_have_workers_of_their_own_and_a_limit() {
-        let mut places = Places::new(Slots::Services(Some(2)), "vm:cpu:0", "vm", gpus(1)).unwrap();
-        let job = take(&mut places, &queue(None));
-        assert_eq!((job.worker.as_str(), job.gpus.is_empty()), ("vm:cpu:0:service:t", true));
-        assert!(!places.full());
-        take(&mut places, &queue(None));
-        assert!(places.full());
-        let mut any = Places::new(Slots::Services(None), "w", "w", gpus(0)).unwrap();
-        for _ in 0..100 {
-            take(&mut any, &queue(None));
-        }
-        assert!(!any.full());
-    }
-
-    #[test]
-    fn dynamic_places_share_the_gpus_by_least_and_most() {
-        let mut places = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
-        let (small, large, huge) = (queue(Some((1, 1))), queue(Some((2, 4))), queue(Some((5, 8))));
-        assert_eq!([&small, &large, &huge].map(|it| places.fit(it)), [Fit::Now, Fit::Now, Fit::Never]);
-        let one = take(&mut places, &small);
-        assert_eq!((one.worker.as_str(), places.available().as_str()), ("vm:gpu0", "1_,2_,3_"));
-        let three = take(&mut places, &large);
-        assert_eq!(three.worker, "vm:gpu1,2,3");
-        assert!(places.full());
-        places.leave(&one.run);
-        assert_eq!([&small, &large].map(|it| places.fit(it)), [Fit::Now, Fit::Later]);
-        // Somebody else's worker, then somebody else's program, on the one that is free.
-        let gpu = |index: u32, processes| Gpu {
-            index,
-            uuid: format!("GPU-{index}"),
-            name: "G".to_owned(),
-            brand: None,
-            minor: None,
-            memory_total: None,
-            memory_used: None,
-            compute_capability: None,
-            utilization: None,
-            temperature: None,
-            processes,
-            mig: false,
-            instances: Vec::new(),
-        };
-        let inventory = |busy: &[u32]| Inventory {
-            driver: "1".to_owned(),
-            cuda: "12.4".to_owned(),
-            devices: (0..4).map(|it| gpu(it, if busy.contains(&it) { vec![7] } else { Vec::new() })).collect(),
-        };
-        let mut copy = places.clone();
-        copy.observe(&inventory(&[1, 2, 3]), &["vm:gpu0".to_owned(), "vm:gpu1,2,3".to_owned()]);
-        assert_eq!(copy.fit(&small), Fit::Now, "workers that were ours are not others");
-        for (busy, workers) in [(vec![], vec!["vm:gpu0".to_owned()]), (vec![0], vec![])] {
-            let mut fresh = Places::new(Slots::Dynamic, "vm:dgpu0,1,2,3", "vm", gpus(4)).unwrap();
-            fresh.observe(&inventory(&busy), &workers);
-            assert_eq!(fresh.available(), "1_,2_,3_");
-        }
-        copy.observe(&inventory(&[0]), &[]);
-        places.learn(&copy);
-        assert_eq!((places.fit(&small), places.available().as_str()), (Fit::Later, ""));
-        places.leave(&three.run);
-        assert_eq!([&small, &queue(Some((4, 4)))].map(|it| places.fit(it)), [Fit::Now, Fit::Foreign]);
-    }
-
-    #[test]
-    fn runs_of_an_earlier_process_are_known_by_their_worker() {
-        let one = Places::new(Slots::One, "vm:0", "vm", gpus(1)).unwrap();
-        assert!(one.owns("vm:0") && !one.owns("vm:01") && !one.owns("vm:0:service:t"));
-        let services = Places::new(Slots::Services(None), "vm:cpu:0", "vm", gpus(0)).unwrap();
-        assert!(services.owns("vm:cpu:0:service:t") && !services.owns("vm:cpu:1:service:t"));
-        let dynamic = Places::new(Slots::Dynamic, "vm:dgpu0,1", "vm", gpus(2)).unwrap();
-        assert!(dynamic.owns("vm:gpu1") && dynamic.owns("vm:gpu0,1") && !dynamic.owns("vm:gpu1,2"));
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::engines;
 use super::images::Images;
@@ -68,8 +69,13 @@ impl Executor {
         }
     }
 
-    /// Removes images from the engine that nobody uses any more.
-    pub async fn tidy(&self) {
+    /// Removes images from the engine that nobody uses any more, within a while. Done beside what else goes on, and cut
+    /// short without harm: what is not removed now is another time.
+    pub async fn tidy(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.tidy_up()).await;
+    }
+
+    async fn tidy_up(&self) {
         let now = std::time::SystemTime::now();
         match self.images().tidy(&*self.engine, &self.journal, now).await {
             Ok(tidied) => {
@@ -222,7 +228,7 @@ fn resumed(
             it.enter(it.phase.min(Phase::Build));
         })?;
     }
-    Ok(Unit { resumed: true, ..Unit::new(executor, entry, asks, events, pace) })
+    Ok(Unit { resumed: Some(Instant::now()), ..Unit::new(executor, entry, asks, events, pace) })
 }
 
 /// How often things are looked at.
@@ -246,6 +252,8 @@ struct Pace {
     orphan: Duration,
     /// How long a unit that is to stop waits for a server or an engine that is away.
     leave: Duration,
+    /// How long a message may be on its way that a killed process sent.
+    late: Duration,
     /// How often an engine is asked for a run that is waited for, and how long it may take to answer.
     probe: Duration,
 }
@@ -261,6 +269,7 @@ impl Pace {
         longest: Duration::from_secs(30),
         orphan: Duration::from_secs(20),
         leave: Duration::from_secs(3),
+        late: Duration::from_secs(5),
         probe: Duration::from_secs(30),
     };
 }
@@ -296,8 +305,8 @@ struct Unit {
     asks: watch::Receiver<Ask>,
     events: mpsc::Sender<UnitEvent>,
     pace: Pace,
-    /// Whether another process began it.
-    resumed: bool,
+    /// When it was gone on with, where another process began it.
+    resumed: Option<Instant>,
     /// From the claim to the end of the run.
     watch: Option<Watch>,
     /// Our own console lines, while no run has the spool.
@@ -317,7 +326,7 @@ impl Unit {
         pace: Pace,
     ) -> Self {
         let stopping = AtomicBool::new(false);
-        Self { executor, entry, asks, events, pace, resumed: false, watch: None, lines: None, stopping, unanswered: 0 }
+        Self { executor, entry, asks, events, pace, resumed: None, watch: None, lines: None, stopping, unanswered: 0 }
     }
 
     fn record(&self) -> &Record {

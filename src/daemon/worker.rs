@@ -1,7 +1,7 @@
 //! The worker as the server knows it: registered, reported every half minute with what the machine does, unregistered.
 //!
 //! A daemon is a worker; a task that runs beside others (services, dynamic GPUs) has a worker of its own, which its unit
-//! reports. Nothing here fails a run: a report that does not arrive is followed by the next one.
+//! reports. What its GPUs do is told here, for in an image nobody asks the driver. Nothing here fails a run: a report that does not arrive is followed by the next one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -28,6 +28,20 @@ pub struct Busy {
     pub queue: Option<String>,
 }
 
+/// A worker of a run beside others, and its GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beside {
+    /// The worker's id.
+    pub worker: String,
+    /// The id of its task.
+    pub task: String,
+    /// Its devices.
+    pub gpus: GpuSet,
+}
+
+/// Asks the driver what its devices do; nothing where it does not answer. May block.
+type Driver = Box<dyn Fn() -> Option<Discovery> + Send + Sync>;
+
 /// A daemon's worker.
 #[derive(Clone)]
 pub struct Worker(Arc<Inner>);
@@ -41,6 +55,8 @@ struct Inner {
     machine: Machine,
     counted: Mutex<Counted>,
     busy: Mutex<Option<Busy>>,
+    beside: Mutex<Vec<Beside>>,
+    driver: Driver,
     /// One report at a time: what is said last is what holds.
     sending: tokio::sync::Mutex<()>,
 }
@@ -55,10 +71,20 @@ impl Worker {
     /// A worker; nothing is told yet. `machine` is what statistics are of, `gpus` those that count.
     #[must_use]
     pub fn new(client: Client, id: String, queues: Vec<String>, tags: Vec<String>, place: (Machine, GpuSet)) -> Self {
-        let (machine, gpus) = place;
+        Self::asking(client, id, (queues, tags), place, Box::new(|| gpu::discover().ok()))
+    }
+
+    fn asking(
+        client: Client,
+        id: String,
+        (queues, tags): (Vec<String>, Vec<String>),
+        (machine, gpus): (Machine, GpuSet),
+        driver: Driver,
+    ) -> Self {
         let counted = Mutex::new(Counted { sample: machine.sample(), failures: 0 });
-        let (queues, busy, sending) = (Mutex::new(queues), Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { client, id, queues, tags, gpus, machine, counted, busy, sending }))
+        let (queues, sending) = (Mutex::new(queues), tokio::sync::Mutex::default());
+        let (busy, beside) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { client, id, queues, tags, gpus, machine, counted, busy, beside, driver, sending }))
     }
 
     /// Its id.
@@ -81,6 +107,15 @@ impl Worker {
         *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = busy;
     }
 
+    /// Notes which workers there are beside it from now on whose GPUs are to be told of.
+    pub fn runs_beside(&self, others: Vec<Beside>) {
+        *self.0.beside.lock().unwrap_or_else(PoisonError::into_inner) = others;
+    }
+
+    fn beside(&self) -> Vec<Beside> {
+        self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Tells the server that there is such a worker.
     ///
     /// # Errors
@@ -97,8 +132,13 @@ impl Worker {
     pub async fn report(&self) -> Result<(), ApiError> {
         let it = self.clone();
         // The driver may take its time.
-        let stats = tokio::task::spawn_blocking(move || it.statistics()).await.unwrap_or(Value::Null);
-        self.send(stats).await
+        let asked = tokio::task::spawn_blocking(move || it.statistics()).await;
+        let (stats, others) = asked.unwrap_or_default();
+        self.send(stats).await?;
+        for (other, stats) in others {
+            self.send_of(&other, stats).await?;
+        }
+        Ok(())
     }
 
     /// Tells what it works on, at once and without statistics.
@@ -114,6 +154,7 @@ impl Worker {
     /// # Errors
     /// What [`Client::call`] gives.
     pub async fn unregister(&self, id: &str) -> Result<(), ApiError> {
+        let _alone = self.0.sending.lock().await;
         let body = json!({ "worker": id, "queues": self.queues() });
         self.0.client.call("workers.unregister", &body).await.map(drop)
     }
@@ -121,10 +162,9 @@ impl Worker {
     async fn send(&self, stats: Value) -> Result<(), ApiError> {
         let _alone = self.0.sending.lock().await;
         let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut body = json!({
             "worker": self.0.id, "queues": self.queues(), "tags": self.0.tags, "is_daemon": true,
-            "timestamp": seconds * 1000, "machine_stats": stats,
+            "timestamp": now(), "machine_stats": stats,
         });
         if let Some(Busy { task, queue }) = busy {
             body["task"] = json!(task);
@@ -135,22 +175,48 @@ impl Worker {
         self.0.client.call("workers.status_report", &body).await.map(drop)
     }
 
-    fn statistics(&self) -> Value {
+    /// Tells of a worker beside this one, if it is still there: a report would bring one back that is gone.
+    async fn send_of(&self, other: &Beside, stats: Value) -> Result<(), ApiError> {
+        let _alone = self.0.sending.lock().await;
+        if !self.beside().contains(other) {
+            return Ok(());
+        }
+        // Queues that are not named stay as they are.
+        let body = json!({
+            "worker": other.worker, "task": other.task, "tags": self.0.tags, "is_daemon": false,
+            "timestamp": now(), "machine_stats": stats,
+        });
+        self.0.client.call("workers.status_report", &body).await.map(drop)
+    }
+
+    /// What the machine does, and what the GPUs of the workers beside this one do.
+    fn statistics(&self) -> (Value, Vec<(Beside, Value)>) {
         let mut counted = self.0.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.0.machine.sample();
         let mut stats = self.0.machine.report(&counted.sample, &now);
         counted.sample = now;
+        let mut others = Vec::new();
         if !self.0.gpus.is_empty() && counted.failures < PATIENCE {
-            match gpu::discover() {
-                Ok(found) => {
+            match (self.0.driver)() {
+                Some(found) => {
                     counted.failures = 0;
                     add_gpus(&mut stats, &found, &self.0.gpus);
+                    for other in self.beside() {
+                        let mut figures = json!({});
+                        add_gpus(&mut figures, &found, &other.gpus);
+                        others.push((other, figures));
+                    }
                 }
-                Err(_) => counted.failures += 1,
+                None => counted.failures += 1,
             }
         }
-        stats
+        (stats, others)
     }
+}
+
+/// The moment in milliseconds; whole seconds, as the original sends them.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() * 1000
 }
 
 /// The figures of the GPUs that count, in the order they are numbered in; megabytes and per cent. A device that does
@@ -297,8 +363,11 @@ mod tests {
         assert!(calls[4].path.ends_with("workers.unregister"));
     }
 
-    #[test]
-    fn the_gpus_that_count_are_told_in_their_order() {
+    fn device(index: u32) -> GpuDevice {
+        GpuDevice { index, uuid: format!("GPU-{index}"), instance: None }
+    }
+
+    fn found() -> Discovery {
         let gpu = |index: u32, used: u64, utilization| Gpu {
             index,
             uuid: format!("GPU-{index}"),
@@ -315,10 +384,50 @@ mod tests {
             instances: Vec::new(),
         };
         let devices = vec![gpu(0, 1, Some(5)), gpu(1, 2, None), gpu(2, 40, Some(70))];
-        let found = Discovery::Found(Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices });
-        let device = |index: u32| GpuDevice { index, uuid: format!("GPU-{index}"), instance: None };
+        Discovery::Found(Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices })
+    }
+
+    #[tokio::test]
+    async fn what_the_gpus_of_runs_beside_each_other_do_is_told_of_their_own_workers() {
+        let (url, calls) = serve(|_| Ok(json!({ "token": "t" })));
+        let place = (Machine::new("/"), GpuSet { devices: vec![device(0), device(1), device(2)] });
+        let names = (vec!["q".to_owned()], vec!["a tag".to_owned()]);
+        let worker = Worker::asking(client(url), "vm:dgpu0,1,2".to_owned(), names, place, Box::new(|| Some(found())));
+        let beside = |id: &str, task: &str, gpus: &[u32]| Beside {
+            worker: id.to_owned(),
+            task: task.to_owned(),
+            gpus: GpuSet { devices: gpus.iter().map(|it| device(*it)).collect() },
+        };
+        worker.runs_beside(vec![beside("vm:gpu0", "a", &[0]), beside("vm:gpu1,2", "b", &[1, 2])]);
+        worker.report().await.unwrap();
+        // One that is gone meanwhile is not brought back.
+        let gone = beside("vm:gpu0", "a", &[0]);
+        worker.runs_beside(Vec::new());
+        worker.unregister("vm:gpu0").await.unwrap();
+        worker.send_of(&gone, json!({})).await.unwrap();
+        let calls = calls.lock().unwrap();
+        let bodies: Vec<Value> = calls.iter().skip(1).map(|it| serde_json::from_slice(&it.body).unwrap()).collect();
+        assert_eq!(bodies.len(), 4);
+        assert_eq!(
+            (&bodies[0]["worker"], &bodies[0]["machine_stats"]["gpu_usage"]),
+            (&json!("vm:dgpu0,1,2"), &json!([5, 100, 70]))
+        );
+        let told =
+            |at: usize| [&bodies[at]["worker"], &bodies[at]["task"], &bodies[at]["tags"], &bodies[at]["is_daemon"]];
+        assert_eq!(told(1), [&json!("vm:gpu0"), &json!("a"), &json!(["a tag"]), &json!(false)]);
+        assert_eq!(told(2), [&json!("vm:gpu1,2"), &json!("b"), &json!(["a tag"]), &json!(false)]);
+        let expected = json!({
+            "gpu_usage": [100, 70], "gpu_memory_used": [2.0, 40.0], "gpu_memory_free": [98.0, 60.0],
+            "gpu_temperature": [100],
+        });
+        assert_eq!(bodies[2]["machine_stats"], expected);
+        assert!(bodies[1].get("queues").is_none());
+    }
+
+    #[test]
+    fn the_gpus_that_count_are_told_in_their_order() {
         let mut stats = json!({});
-        add_gpus(&mut stats, &found, &GpuSet { devices: vec![device(2), device(1)] });
+        add_gpus(&mut stats, &found(), &GpuSet { devices: vec![device(2), device(1)] });
         let expected = json!({
             "gpu_usage": [70, 100], "gpu_memory_used": [40.0, 2.0], "gpu_memory_free": [60.0, 98.0],
             "gpu_temperature": [100],

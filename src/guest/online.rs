@@ -180,7 +180,7 @@ impl Run<'_> {
             client: self.client.clone(),
             task: self.id.clone(),
             worker: self.settings.worker.clone(),
-            tags: self.settings.environment.get("CLEARML_WORKER_TAGS").unwrap_or_default().to_owned(),
+            tags: watch::tags(self.settings.environment.get("CLEARML_WORKER_TAGS").unwrap_or_default()),
         };
         let verdict = Arc::new(OnceLock::new());
         let beside = [

@@ -12,6 +12,7 @@ use super::GuestError;
 use super::child::{Child, End, Program};
 use super::environment;
 use super::settings::Settings;
+use crate::process::Hangup;
 
 /// How long before we are killed ourselves a program that was asked to end is killed: for the last lines and the status.
 const FAREWELL: Duration = Duration::from_secs(4);
@@ -45,7 +46,7 @@ pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    hangup: Hangup,
     others: tokio::sync::mpsc::UnboundedReceiver<Signal>,
 }
 
@@ -63,7 +64,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             quit: listen(SignalKind::quit())?,
-            hangup: listen(SignalKind::hangup())?,
+            hangup: Hangup::listen().map_err(GuestError::Runtime)?,
             others,
         })
     }
@@ -114,7 +115,7 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
             }
             _ = signals.interrupt.recv() => { child.signal(Signal::INT); cause = asked(cause); }
             _ = signals.quit.recv() => { child.signal(Signal::QUIT); cause = asked(cause); }
-            _ = signals.hangup.recv() => { child.signal(Signal::HUP); cause = asked(cause); }
+            () = signals.hangup.recv() => { child.signal(Signal::HUP); cause = asked(cause); }
             Some(other) = signals.others.recv() => child.signal(other),
             wish = stop.recv(), if wishes => match wish {
                 Some(()) => {

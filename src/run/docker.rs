@@ -17,6 +17,7 @@ use super::lends::HostMount;
 use super::listen::Listening;
 use crate::config::Environment;
 use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk, Output};
+use crate::process::Hangup;
 use crate::sandbox::lend;
 use crate::secret::Secret;
 
@@ -203,7 +204,11 @@ impl DockerRun {
 /// The signals that ask this process to end, heard from the moment this is made: before a container is, so that none
 /// is left behind.
 #[derive(Debug)]
-pub struct StopSignals([Signal; 3]);
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Hangup,
+}
 
 impl StopSignals {
     /// Begins to listen.
@@ -211,15 +216,19 @@ impl StopSignals {
     /// # Errors
     /// [`EngineError::Transfer`]
     pub fn listen() -> Result<Self, EngineError> {
-        let listen = |kind| {
-            let deaf = |source| EngineError::Transfer { action: "listen to signals".to_owned(), source };
-            signal(kind).map_err(deaf)
-        };
-        Ok(Self([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?]))
+        let deaf = |source| EngineError::Transfer { action: "listen to signals".to_owned(), source };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(deaf)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(deaf)?,
+            hangup: Hangup::listen().map_err(deaf)?,
+        })
     }
 
     async fn next(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hangup.recv() => {} }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = self.hangup.recv() => {}
+        }
     }
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Explain, Kind};
+use crate::process::Hangup;
 use crate::report::Reporter;
 use crate::sandbox::{Bind, Guest, LayerBlob, Limit, Process, Sandbox, SandboxError};
 use crate::store::{Lease, Store, StoreError};
@@ -280,7 +281,7 @@ impl NativeRun {
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    hangup: Hangup,
 }
 
 impl Signals {
@@ -293,7 +294,7 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
+            hangup: Hangup::listen().map_err(NativeError::Signals)?,
         })
     }
 
@@ -302,7 +303,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.interrupt.recv() => Signal::INT,
-            _ = self.hangup.recv() => Signal::HUP,
+            () = self.hangup.recv() => Signal::HUP,
         }
     }
 }

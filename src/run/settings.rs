@@ -43,6 +43,8 @@ pub struct Asked<'a> {
     pub values: &'a Values,
     /// Who says which GPUs it sees.
     pub gpus: Gpus,
+    /// The network of a container whose arguments name none; absent: the engine's own.
+    pub network: Option<&'a str>,
     /// The machine's ports; absent: the task's ports stay what they are.
     pub ports: Option<Ports<'a>>,
     /// The run, which names the container where the configuration says how; absent: as the engine likes.
@@ -144,6 +146,9 @@ pub fn of_task(asked: &Asked<'_>) -> Result<Chosen, SettingsError> {
     }
     warnings.append(&mut followed.warnings);
     let mut container = followed.container;
+    if container.network.is_none() {
+        container.network = asked.network.map(str::to_owned);
+    }
     let mappings = published(asked, &mut container, followed.published, &mut warnings)?;
     labels(asked, &mut container)?;
     if let (Some(run), Some(format), None) = (asked.run, &asked.agent.container.name_format, &container.name) {
@@ -242,8 +247,16 @@ fn published(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Mapping>, NoPorts> {
     let mut mappings = Vec::new();
-    let host = container.network.as_deref() == Some("host");
-    if let Some(machine) = asked.ports.as_ref().filter(|_| !host && !published.is_empty()) {
+    if published.is_empty() {
+        return Ok(mappings);
+    }
+    if container.network.as_deref() == Some("host") {
+        let text = "container argument `--publish` is left out: the container has this machine's network, and its ports are \
+                    the machine's";
+        warnings.push(text.to_owned());
+        return Ok(mappings);
+    }
+    if let Some(machine) = &asked.ports {
         mappings = ports::settle(&mut published, asked.agent.container.port_range, machine, warnings)?;
         if !mappings.is_empty() {
             let named = asked.machine.get("CLEARML_AGENT_FORCE_HOST_MACHINE_IP").unwrap_or(&machine.address);

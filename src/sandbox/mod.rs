@@ -33,6 +33,7 @@ mod fill;
 mod ids;
 mod job;
 pub mod lend;
+mod mountinfo;
 mod mounts;
 mod process;
 mod scrub;

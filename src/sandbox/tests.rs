@@ -227,3 +227,17 @@ fn layers_cannot_lead_out_of_their_directory() {
     let error = Sandbox::open(&store, &[lie], &Silent).unwrap_err();
     assert!(matches!(error, SandboxError::Layer { .. }), "{error}");
 }
+
+#[test]
+fn what_is_lent_to_be_read_is_read_only_all_the_way_down() {
+    let (_dir, store) = store();
+    let sandbox = Sandbox::open(&store, &[], &Silent).unwrap();
+    // The usual file system with another one in it that anybody may write to.
+    let name = format!("agent-test-{}", std::process::id());
+    let script = format!("test -d /lent/shm; touch /lent/shm/{name}");
+    let step = shell(&script).bind(Path::new("/dev"), "/lent", false);
+    let output = sandbox.run(&step, &Silent).unwrap();
+    let written = fs::remove_file(Path::new("/dev/shm").join(&name)).is_ok();
+    assert!(!written && output.code != 0, "{}", output.last_words());
+    assert!(output.last_words().contains("Read-only"), "{}", output.last_words());
+}

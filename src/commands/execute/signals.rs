@@ -1,5 +1,6 @@
 //! The signals that ask `agent execute` to end: the first stops the run, the second kills it, the third leaves it as it is.
-//! Where nothing runs, or its engine does not answer, the second already leaves everything as it is.
+//! Where nothing runs, or its engine does not answer, the second already leaves everything as it is. A terminal that closes is
+//! one of them, unless the signal was ignored at the start (`nohup`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::daemon::Ask;
 use crate::error::Failure;
+use crate::process::Hangup;
 use crate::run::{Engine, RunId};
 
 /// How long an engine may take to kill a run.
@@ -26,7 +28,7 @@ pub(super) struct Current {
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
+    hangup: Hangup,
 }
 
 impl Signals {
@@ -34,7 +36,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: Hangup::listen()?,
         })
     }
 
@@ -43,7 +45,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            () = self.hangup.recv() => {}
         }
     }
 

@@ -38,15 +38,15 @@ pub(super) async fn run(
     let around = Around { docker: Some(engine.clone()), ..around };
     let kind = if place.podman.is_some() { EngineKind::Podman } else { EngineKind::Docker };
     let request = Request::Docker(name.clone());
-    let mut spec = super::of_task(&around, &request, (kind, args.trust_image_arguments), context).await?;
+    let network = on_loopback(&given.env).then_some("host");
+    let mut spec = super::of_task(&around, &request, (kind, args.trust_image_arguments), network, context).await?;
     spec.image = name;
     spec.command = (!words.is_empty()).then_some(words);
     spec.user = args.user.clone().or(spec.user);
     spec.read_only |= args.read_only;
     spec.binds.retain(|it| given.binds.iter().all(|given| given.target != it.target));
-    if spec.network.is_none() && on_loopback(&given.env) {
+    if network.is_some() && spec.network.get_or_insert_with(|| "host".to_owned()) == "host" {
         context.ui.reporter().note("the server listens on this machine only: the run shares its network");
-        spec.network = Some("host".to_owned());
     }
     spec.env.extend(given.env.into_iter().map(|(name, value)| (name, Secret::new(value))));
     spec.binds.extend(given.binds.into_iter().map(|it| crate::engine::Bind {

@@ -25,7 +25,8 @@ pub(super) async fn run(args: &RunArgs, around: Around, given: Given, context: &
     let mut asked = ContainerSpec::default();
     if ours {
         asked =
-            super::of_task(&around, &given.request, (EngineKind::Native, args.trust_image_arguments), context).await?;
+            super::of_task(&around, &given.request, (EngineKind::Native, args.trust_image_arguments), None, context)
+                .await?;
         here(&mut asked, &given.binds, context);
     }
     let (mut spec, left) = native::of_container(&asked);

@@ -11,7 +11,7 @@ use super::Dispatcher;
 use crate::daemon::asked::Asked;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::work::{Asks, Attend, Broken, Doing, End, Job, News, Standing};
-use crate::daemon::worker::Busy;
+use crate::daemon::worker::{Beside, Busy};
 use crate::run::RunId;
 
 /// Phases in which a container may go on that nobody attends.
@@ -94,6 +94,7 @@ impl Dispatcher {
         let adopted = !preparing;
         let running = Running { job, asks, since, adopted, preparing, phase, phase_since: since, dismissed: None };
         self.running.insert(run, running);
+        self.note_beside();
         self.say_busy();
         self.say_what_runs();
     }
@@ -133,6 +134,7 @@ impl Dispatcher {
         };
         self.attending.retain(|_, it| *it != run);
         let Some(running) = self.running.remove(&run) else { return };
+        self.note_beside();
         // What cannot be attended now may have its GPUs all the same: a sweep finds out.
         if matches!(end, End::Failed(_)) && USING.contains(&running.phase) {
             self.unattended.insert(run);
@@ -214,6 +216,14 @@ impl Dispatcher {
     fn busy(&self) -> Option<Busy> {
         let running = self.running.values().find(|it| it.job.worker == self.desk.worker.id())?;
         Some(Busy { task: running.job.task.clone(), queue: running.job.queue.clone() })
+    }
+
+    /// Has the worker tell what the GPUs of runs do that have a worker of their own.
+    fn note_beside(&self) {
+        let own = self.desk.worker.id();
+        let others = self.running.values().map(|it| &it.job).filter(|it| it.worker != own && !it.gpus.is_empty());
+        let beside = |it: &Job| Beside { worker: it.worker.clone(), task: it.task.clone(), gpus: it.gpus.clone() };
+        self.desk.worker.runs_beside(others.map(beside).collect());
     }
 
     /// Reports the worker, with what the machine does.

@@ -22,7 +22,7 @@ enum Take {
 impl Unit {
     /// Takes the task. Again after a kill in the middle: what has been done is done again.
     pub(super) async fn take(&mut self) -> Result<Step, Halt> {
-        if self.resumed
+        if self.resumed.is_some()
             && let Some(queue) = self.record().queue.clone()
             && let Some(end) = self.find_out(&queue).await?
         {

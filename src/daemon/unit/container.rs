@@ -18,6 +18,7 @@ use crate::error::{During as _, Failure};
 use crate::fs::{create_private_dir, write_whole};
 use crate::launch;
 use crate::lock::Lock;
+use crate::process::command_line;
 use crate::run::RunSpec;
 use crate::run::arguments::Gpus;
 use crate::run::lends::{self, Account, Lending};
@@ -115,7 +116,7 @@ impl Unit {
         // Ports are looked for from another place by each run.
         let seed = u64::from_str_radix(&record.run.as_str()[..16], 16).unwrap_or_default();
         let ports = Ports { busy: &ports::is_busy, address: ports::own_address(), seed };
-        let mut chosen = of_task(&Asked {
+        let chosen = of_task(&Asked {
             engine: settings.engine,
             arguments,
             variables: &lock.launch.env,
@@ -125,15 +126,13 @@ impl Unit {
             trusted: true,
             values,
             gpus: Gpus::Assigned,
+            // A server of this machine is nowhere else.
+            network: is_loopback(&settings.api).then_some("host"),
             ports: Some(ports),
             run: Some(&record.run),
             read: &|path: &str| fs_err::read_to_string(path),
         })?;
         chosen.warnings.iter().for_each(|it| self.line(Level::Warning, it));
-        // A server of this machine is nowhere else.
-        if chosen.container.network.is_none() && is_loopback(&settings.api) {
-            chosen.container.network = Some("host".to_owned());
-        }
         Ok(chosen)
     }
 
@@ -188,7 +187,7 @@ impl Unit {
         set("CLEARML_TASK_ID", record.task.clone());
         set("CLEARML_WORKER_ID", record.worker.clone());
         if !record.tags.is_empty() {
-            set("CLEARML_WORKER_TAGS", record.tags.join(" "));
+            set("CLEARML_WORKER_TAGS", command_line(&record.tags));
         }
         if let Some(level) = &settings.log_level {
             set("CLEARML_LOG_LEVEL", level.clone());

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use fs_err as fs;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::lines::Lines;
 use super::server::{self, NO_CHANGE, NO_QUEUE, RACE, Seen};
@@ -177,6 +177,7 @@ impl Unit {
     pub(super) async fn settle(&mut self) -> Result<Step, Halt> {
         let client = self.executor.client.clone();
         let task = self.record().task.clone();
+        self.outwait_late_messages().await?;
         loop {
             let seen = self.insist("to settle the task", || server::look(&client, &task)).await?;
             if self.record().verdict.as_ref().is_some_and(|it| is_told(it, seen.as_ref(), &self.record().run)) {
@@ -199,6 +200,16 @@ impl Unit {
         }
         self.forget().await;
         Ok(Step::Go(Phase::Done))
+    }
+
+    /// A message that a killed process had on its way would set a task that has ended back to `in_progress`: no call of the
+    /// API writes a message on the condition that the task still runs. So the end is told once it must have arrived.
+    async fn outwait_late_messages(&self) -> Result<(), Halt> {
+        let Some(since) = self.resumed else { return Ok(()) };
+        tokio::select! {
+            () = sleep_until(since + self.pace.late) => Ok(()),
+            () = self.detached() => Err(Halt::Detached),
+        }
     }
 
     fn judge(&self, seen: Option<&Seen>) -> Verdict {
@@ -235,7 +246,6 @@ impl Unit {
             if let Some(image) = &self.record().image {
                 self.executor.images().used(image);
             }
-            self.executor.tidy().await;
         };
         // What is not removed now is when a daemon starts.
         tokio::select! {

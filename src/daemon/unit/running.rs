@@ -66,7 +66,7 @@ impl Unit {
         }
         let engine = std::sync::Arc::clone(&self.executor.engine);
         let limit = self.executor.settings.limits.start;
-        if self.resumed {
+        if self.resumed.is_some() {
             // One that has started needs its spool now, and nothing that the server would have to be asked for first.
             let run = self.record().run.clone();
             let found = self.attempt(limit, || engine.find(&run)).await;

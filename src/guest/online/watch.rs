@@ -11,6 +11,7 @@ use super::super::console::Recorder;
 use crate::clearml::events::Level;
 use crate::clearml::{ApiError, Client, tasks};
 use crate::machine::Machine;
+use crate::process;
 
 /// How often the server is asked whether the task is to stop.
 const POLL: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ pub(super) struct Subject {
     pub(super) client: Client,
     pub(super) task: String,
     pub(super) worker: String,
-    pub(super) tags: String,
+    pub(super) tags: Vec<String>,
 }
 
 /// Why the program is to end.
@@ -118,14 +119,18 @@ pub(super) async fn keep_alive(subject: Subject) {
     }
 }
 
+/// Tags of the worker as whoever started us wrote them: one with blanks in it stands in quotes.
+pub(super) fn tags(text: &str) -> Vec<String> {
+    process::words(text).unwrap_or_else(|| text.split_whitespace().map(str::to_owned).collect())
+}
+
 impl Subject {
     async fn report(&self, statistics: Value) -> Result<Value, ApiError> {
         // Whole seconds, as the original sends them.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_secs());
-        let tags: Vec<&str> = self.tags.split_whitespace().collect();
         // Queues that are not named stay as they are: a daemon's own report names them, under the same worker.
         let body = json!({
-            "worker": self.worker, "task": self.task, "timestamp": now * 1000, "tags": tags, "is_daemon": false,
+            "worker": self.worker, "task": self.task, "timestamp": now * 1000, "tags": self.tags, "is_daemon": false,
             "machine_stats": statistics,
         });
         self.client.call("workers.status_report", &body).await
@@ -142,5 +147,18 @@ impl Subject {
         let query = json!({ "id": [self.task], "search_hidden": true, "only_fields": fields });
         let data = self.client.call("tasks.get_all", &query).await?;
         Ok(data.pointer("/tasks/0/runtime").cloned().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_what_they_were_with_blanks_and_quotes_in_them() {
+        let all = ["night shift", "it's", "a\"b", "plain", ""].map(str::to_owned);
+        assert_eq!(tags(&process::command_line(&all)), all);
+        assert_eq!(tags("a 'b"), ["a", "'b"]);
+        assert!(tags("").is_empty());
     }
 }

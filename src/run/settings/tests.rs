@@ -15,6 +15,7 @@ struct Case<'a> {
     busy: &'a [u16],
     engine: EngineKind,
     trusted: bool,
+    network: Option<&'a str>,
 }
 
 fn case<'a>(config: &'a str, arguments: &'a str) -> Case<'a> {
@@ -26,6 +27,7 @@ fn case<'a>(config: &'a str, arguments: &'a str) -> Case<'a> {
         busy: &[],
         engine: EngineKind::Docker,
         trusted: true,
+        network: None,
     }
 }
 
@@ -51,6 +53,7 @@ impl Case<'_> {
             machine: &self.machine,
             values: &values,
             gpus: Gpus::Assigned,
+            network: self.network,
             ports: Some(Ports { busy: &busy, address: "10.1.2.3".to_owned(), seed: 0 }),
             run: Some(&run),
             read: &|_| Err(io::ErrorKind::NotFound.into()),
@@ -185,7 +188,17 @@ fn busy_ports_move_and_the_task_is_told() {
     assert_eq!(chosen.warnings.len(), 2);
     case.arguments = "-p 8080:80 --network host";
     let chosen = case.chosen().unwrap();
-    assert!(chosen.ports.is_empty() && chosen.container.env.is_empty());
+    assert!(chosen.ports.is_empty() && chosen.container.env.is_empty() && chosen.container.ports.is_empty());
+    let left_out = "container argument `--publish` is left out: the container has this machine's network, and its ports are \
+                    the machine's";
+    assert_eq!(chosen.warnings, [left_out]);
+    // The network that whoever runs it gives where none is asked for counts before ports are looked for.
+    (case.arguments, case.network) = ("-p 8080:80", Some("host"));
+    let chosen = case.chosen().unwrap();
+    assert!(chosen.ports.is_empty() && chosen.container.env.is_empty() && chosen.container.ports.is_empty());
+    assert_eq!((chosen.warnings, chosen.container.network.as_deref()), (vec![left_out.to_owned()], Some("host")));
+    case.arguments = "-p 8080:80 --network bridge";
+    assert_eq!(case.chosen().unwrap().ports.len(), 1);
     case.engine = EngineKind::Native;
     assert!(case.chosen().unwrap().container.ports.is_empty());
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::*;
 use super::world::{Act, World};
 use crate::daemon::journal::Phase;
+use crate::digest::Digest;
 use crate::run::Outcome;
 use crate::spool::{Owner, Spool};
 
@@ -48,13 +49,15 @@ async fn a_task_goes_through_every_phase_to_completed() {
 
 #[tokio::test]
 async fn what_is_lent_to_a_run_holds_the_secrets_and_the_container_does_not() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.tags = vec!["night shift".to_owned(), "b".to_owned()];
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
     let spec = world.engine.specs.lock().unwrap()[0].clone();
     let read = |name: &str| fs_err::read_to_string(spec.directory.join(name)).unwrap();
     assert_eq!(spec.container.env["PLAIN"].reveal(), "seen");
     assert_eq!(spec.container.env["AGENT_EXECUTOR"].reveal(), "1");
+    assert_eq!(spec.container.env["CLEARML_WORKER_TAGS"].reveal(), "'night shift' b");
     assert!(!spec.container.env.contains_key("API_TOKEN"));
     // The agent has this one, and tasks may not ask for what is the agent's.
     assert!(!spec.container.env.contains_key("HOME"));
@@ -255,4 +258,41 @@ async fn a_task_of_another_worker_is_not_taken() {
     world.call("tasks.delete", json!({ "task": world.task, "force": true })).await;
     let end = world.begin().ends().await;
     assert_eq!(end, UnitEnd::Refused { status: "deleted".to_owned(), worker: None });
+}
+
+#[tokio::test]
+async fn a_run_is_over_before_images_are_removed_and_they_are_all_the_same() {
+    let mut world = World::queued().await;
+    world.settings.images.unused = Duration::ZERO;
+    world.engine.discards.lock().unwrap().push_back(Act::Hang);
+    world.engine.ends_with(0);
+    let image = RunImage {
+        name: format!("agent/task-{}:latest", "a".repeat(32)),
+        manifest: Digest::of("old"),
+        config: Digest::of("old"),
+    };
+    let executor = world.executor();
+    executor.images().made(&"a".repeat(32), &image).unwrap();
+    let record = world.dir.path().join("images/fake").join(format!("{}.json", "a".repeat(32)));
+    let file = fs_err::OpenOptions::new().append(true).open(&record).unwrap();
+    file.file().set_modified(std::time::SystemTime::now() - Duration::from_secs(48 * 3600)).unwrap();
+    let mut unit = world.begin();
+    let attend: crate::daemon::work::Attend = Box::new(move |_, _| {
+        Box::pin(async move {
+            assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+            crate::daemon::work::End::Detached
+        })
+    });
+    let (_asks, asked) = watch::channel(crate::daemon::work::Asks::Nothing);
+    let attending = crate::daemon::crew::tidied_after(executor, attend)(asked, mpsc::channel(1).0);
+    // The engine takes for ever over an image.
+    let over = tokio::time::timeout(Duration::from_secs(30), attending).await;
+    assert!(over.is_ok(), "its place is held while images are removed");
+    let removing = async {
+        while world.engine.discarded.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), removing).await.expect("it is not removed at all");
+    assert_eq!(*world.engine.discarded.lock().unwrap(), [image.name]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::super::*;
-use super::world::{Act, BUILDS, World};
+use super::world::{Act, BUILDS, PACE, World};
 use crate::daemon::journal::Phase;
 use crate::run::Outcome;
 
@@ -102,6 +102,27 @@ async fn a_run_that_ended_or_was_lost_meanwhile_is_told_as_it_was() {
         let _ = world.resume().ends().await;
         assert_eq!(world.told().await, (status.to_owned(), reason.to_owned()));
     }
+}
+
+#[tokio::test]
+async fn a_message_of_the_killed_process_that_arrives_late_does_not_take_the_end_back() {
+    let world = World::queued().await;
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    unit.die().await;
+    world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+    let mut unit = world.resume_at(&world.executor(), Pace { late: Duration::from_secs(4), ..PACE });
+    unit.reaches(Phase::Settle).await;
+    let told = async {
+        while world.status().await != "completed" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(500), told).await;
+    let message = json!({ "task": world.task, "status_message": "running (Changed by clearml-agent me:0)" });
+    world.call("tasks.started", message).await;
+    let _ = unit.ends().await;
+    assert_eq!(world.told().await, ("completed".to_owned(), "worker execution done".to_owned()));
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ pub(super) const PACE: Pace = Pace {
     longest: Duration::from_millis(80),
     orphan: Duration::from_millis(200),
     leave: Duration::from_millis(800),
+    late: Duration::from_millis(300),
     probe: Duration::from_millis(200),
 };
 /// Longer than anything takes.
@@ -50,6 +51,7 @@ pub(super) struct World {
     pub(super) settings: ExecutionSettings,
     pub(super) task: String,
     pub(super) queue: Option<String>,
+    pub(super) tags: Vec<String>,
 }
 
 /// A unit that goes on.
@@ -81,7 +83,16 @@ impl World {
             "container": { "arguments": "-e API_TOKEN=hush -e PLAIN=seen" },
         });
         let task = client.call("tasks.create", &task).await.unwrap()["id"].as_str().unwrap().to_owned();
-        let world = Self { dir, server: Some(server), client, engine: Arc::default(), settings, task, queue: None };
+        let world = Self {
+            dir,
+            server: Some(server),
+            client,
+            engine: Arc::default(),
+            settings,
+            task,
+            queue: None,
+            tags: Vec::new(),
+        };
         world.builds(BUILDS);
         fs::write(world.dir.path().join("lock.toml"), lock()).unwrap();
         let metadata = json!({
@@ -141,7 +152,7 @@ impl World {
             worker: "me:0".to_owned(),
             parent: None,
             gpus: GpuSet::default(),
-            tags: Vec::new(),
+            tags: self.tags.clone(),
             attempt: 0,
             run: RunId::new().unwrap(),
         }
@@ -166,11 +177,16 @@ impl World {
 
     /// The same with an executor of the test's own.
     pub(super) fn resume_with(&self, executor: &Arc<Executor>) -> Going {
+        self.resume_at(executor, PACE)
+    }
+
+    /// The same at another pace.
+    pub(super) fn resume_at(&self, executor: &Arc<Executor>, pace: Pace) -> Going {
         let mut found = executor.journal.abandoned(|_| true).unwrap().units;
         assert_eq!(found.len(), 1);
         let (asks, asked) = watch::channel(Ask::Nothing);
         let (told, events) = mpsc::channel(1000);
-        let unit = resumed(executor, found.remove(0), asked, told, PACE).unwrap();
+        let unit = resumed(executor, found.remove(0), asked, told, pace).unwrap();
         Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
     }
 
@@ -359,6 +375,7 @@ pub(super) struct Fake {
     pub(super) starts: Mutex<VecDeque<Act>>,
     pub(super) finds: Mutex<VecDeque<Act>>,
     pub(super) stops: Mutex<VecDeque<Act>>,
+    pub(super) discards: Mutex<VecDeque<Act>>,
     /// How runs end by themselves, right after their start.
     pub(super) ends: Mutex<VecDeque<Outcome>>,
     /// Everything that was asked, without questions.
@@ -492,7 +509,7 @@ impl Engine for Fake {
     fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
             self.discarded.lock().unwrap().push(image.name.clone());
-            Ok(true)
+            self.act(&self.discards).await.map(|()| true)
         })
     }
 }

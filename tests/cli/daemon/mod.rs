@@ -2,6 +2,7 @@
 
 mod aborts;
 mod background;
+mod callbacks;
 mod containers;
 mod ending;
 mod gpus;

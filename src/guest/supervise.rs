@@ -107,9 +107,13 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
         tokio::select! {
             _ = signals.child.recv() => {}
             _ = signals.terminate.recv() => {
-                // The second time means it.
-                let again = matches!(cause, Cause::Asked(_)) && kill_at.is_some();
-                child.signal(if again { Signal::KILL } else { Signal::TERM });
+                // The second time means it. Whoever stops a task on the server comes here by both ways, and means it once:
+                // many a program gives up its clean-up at a second TERM.
+                if matches!(cause, Cause::Asked(_)) && kill_at.is_some() {
+                    child.signal(Signal::KILL);
+                } else if kill_at.is_none() {
+                    child.signal(Signal::TERM);
+                }
                 kill_at.get_or_insert_with(|| Instant::now() + grace);
                 cause = asked(cause);
             }
@@ -119,7 +123,9 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
             Some(other) = signals.others.recv() => child.signal(other),
             wish = stop.recv(), if wishes => match wish {
                 Some(()) => {
-                    child.signal(Signal::TERM);
+                    if kill_at.is_none() {
+                        child.signal(Signal::TERM);
+                    }
                     kill_at.get_or_insert_with(|| Instant::now() + grace);
                     if cause == Cause::Itself {
                         cause = Cause::Server;

@@ -16,8 +16,6 @@ use crate::spool::SpoolError;
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
-/// The longest time the SDK may take for its own clean-up before a stop.
-const CALLBACK: u64 = 1800;
 /// How long an engine may take to kill a run, after the time that the run itself may take.
 const KILLING: Duration = Duration::from_secs(60);
 /// How long the driver may take to say which devices there are.
@@ -319,7 +317,7 @@ impl Unit {
             // A server that is away does not say that it is done either.
             let Ok(Some(seen)) = server::look(&self.executor.client, &self.record().task).await else { return };
             let Some(limit) = seen.callback() else { return };
-            if began.elapsed() > Duration::from_secs(limit.min(CALLBACK)) {
+            if began.elapsed() > limit {
                 return;
             }
             sleep(self.pace.poll).await;

@@ -1,5 +1,7 @@
 //! What a unit asks the server about its task, and the marks it leaves there.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -86,13 +88,9 @@ impl Seen {
         heard.is_none_or(|it| now.as_second() - it.as_second() <= SILENT)
     }
 
-    /// How long the SDK may take for its own end, in seconds, while it is not done with it.
-    pub(super) fn callback(&self) -> Option<u64> {
-        let done = self.runtime.get("_abort_callback_completed");
-        if done.is_some_and(|it| !it.is_null() && it != "" && it != "0" && it != 0) {
-            return None;
-        }
-        Some(self.number("_abort_callback_timeout")? + self.number("_abort_poll_freq").unwrap_or(0))
+    /// How long the SDK may take for its own end, while it is not done with it.
+    pub(super) fn callback(&self) -> Option<Duration> {
+        tasks::abort_callback(&self.runtime)
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -205,13 +203,5 @@ mod tests {
         let taken = json!({ "status": "in_progress", "status_message": tasks::changed_by("me:0"), "last_worker": "" });
         let seen = Seen::of(&taken);
         assert!(seen.is_by(&run, "me:0") && !seen.is_by(&run, "me:01") && !seen.is_by(&run, "you:0"));
-    }
-
-    #[test]
-    fn the_sdk_may_ask_for_time_to_end() {
-        let callback = |runtime: Value| seen("in_progress", "", "", &runtime).callback();
-        assert_eq!(callback(json!({})), None);
-        assert_eq!(callback(json!({ "_abort_callback_timeout": "180.0", "_abort_poll_freq": 10 })), Some(190));
-        assert_eq!(callback(json!({ "_abort_callback_timeout": 180, "_abort_callback_completed": 1 })), None);
     }
 }

@@ -20,8 +20,6 @@ const PING: Duration = Duration::from_secs(60);
 /// How often statistics are sent; the first come sooner.
 const STATISTICS: Duration = Duration::from_secs(30);
 const FIRST_STATISTICS: Duration = Duration::from_secs(3);
-/// The longest time the SDK may take for its own clean-up before a stop.
-const CALLBACK: u64 = 1800;
 /// How many times in a row a task may be found reset before its program is ended, as in the original.
 const RESETS: u32 = 5;
 
@@ -84,14 +82,8 @@ async fn wait_for_callback(subject: &Subject) {
     let began = Instant::now();
     loop {
         let Ok(runtime) = subject.runtime().await else { return };
-        let number = |name: &str| {
-            let value = runtime.get(name)?;
-            value.as_u64().or_else(|| value.as_str()?.parse::<f64>().ok().map(|it| it as u64))
-        };
-        let Some(limit) = number("_abort_callback_timeout") else { return };
-        let frequency = number("_abort_poll_freq").unwrap_or(0);
-        let done = runtime.get("_abort_callback_completed").is_some_and(|it| !it.is_null() && it != "" && it != "0");
-        if done || began.elapsed() > Duration::from_secs((limit + frequency).min(CALLBACK)) {
+        let Some(limit) = tasks::abort_callback(&runtime) else { return };
+        if began.elapsed() > limit {
             return;
         }
         tokio::time::sleep(POLL).await;

@@ -2,9 +2,11 @@
 
 mod aborts;
 mod background;
-mod docker;
+mod callbacks;
+mod containers;
 mod ending;
 mod gpus;
+mod keeper;
 mod kill;
 mod kills;
 mod order;
@@ -81,16 +83,26 @@ impl<'a> Place<'a> {
 
     /// A daemon; what it says goes to the file `<name>.log`.
     fn daemon(&self, name: &str, arguments: &[&str]) -> Daemon {
-        let log = self.context.path(format!("{name}.log"));
-        let call = self.agent().args(["--progress", "plain", "daemon"]).args(arguments);
-        Daemon { program: call.spawn(&log), log }
+        self.daemon_of(self.agent(), name, arguments)
     }
 
     /// One that finds the server elsewhere.
     fn daemon_at(&self, api: &str, name: &str, arguments: &[&str]) -> Daemon {
+        self.daemon_of(self.agent().env("CLEARML_API_HOST", api), name, arguments)
+    }
+
+    /// One in another environment.
+    fn daemon_of(&self, agent: Call, name: &str, arguments: &[&str]) -> Daemon {
         let log = self.context.path(format!("{name}.log"));
-        let call = self.agent().env("CLEARML_API_HOST", api).args(["--progress", "plain", "daemon"]).args(arguments);
-        Daemon { program: call.spawn(&log), log }
+        Daemon { program: agent.args(["--progress", "plain", "daemon"]).args(arguments).spawn(&log), log }
+    }
+
+    /// A configuration file that says more than the server's.
+    fn config(&self, more: &str) -> PathBuf {
+        let path = self.context.path("clearml.conf");
+        let text = fs_err::read_to_string(self.server.config()).unwrap();
+        crate::support::write(&path, &format!("{text}\n{more}\n"));
+        path
     }
 
     /// What is written down of a task's last run.

@@ -1,0 +1,84 @@
+//! Engines that keep containers, looked at with their own programs.
+
+use super::Place;
+use crate::support::{Engine, require, wait_until};
+
+/// An engine, and the program that comes with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keeper {
+    engine: Engine,
+    program: &'static str,
+    /// What has `agent daemon` run tasks there.
+    pub(super) flag: &'static str,
+}
+
+pub(super) const DOCKER: Keeper = Keeper { engine: Engine::Docker, program: "docker", flag: "--docker" };
+pub(super) const PODMAN: Keeper = Keeper { engine: Engine::Podman, program: "podman", flag: "--podman" };
+
+impl Keeper {
+    /// Fails if it is not there.
+    #[track_caller]
+    pub(super) fn required(self) -> Self {
+        require(self.engine);
+        self
+    }
+
+    /// What its program says.
+    #[track_caller]
+    pub(super) fn says(self, place: &Place<'_>, arguments: &[&str]) -> String {
+        place.context.command(self.program).args(arguments).ok()
+    }
+
+    /// The containers of a task's last run.
+    #[track_caller]
+    pub(super) fn containers(self, place: &Place<'_>, task: &str) -> Vec<String> {
+        self.listed(place, task, &["ps", "--all", "--quiet"])
+    }
+
+    /// Those of them that run.
+    #[track_caller]
+    pub(super) fn running(self, place: &Place<'_>, task: &str) -> Vec<String> {
+        self.listed(place, task, &["ps", "--quiet"])
+    }
+
+    #[track_caller]
+    fn listed(self, place: &Place<'_>, task: &str, list: &[&str]) -> Vec<String> {
+        let Some(unit) = place.unit(task) else { return Vec::new() };
+        let filter = format!("label={}={}", agent::run::docker::RUN_LABEL, unit["run"].as_str().unwrap());
+        let said = self.says(place, &[list, &["--filter", &filter]].concat());
+        said.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until no container of a task's last run is there, running or not.
+    #[track_caller]
+    pub(super) fn is_rid_of(self, place: &Place<'_>, task: &str) {
+        wait_until("the container is removed", || self.containers(place, task).is_empty());
+    }
+
+    /// Removes the images of tasks.
+    pub(super) fn forget(self, place: &Place<'_>, tasks: &[&str]) {
+        for task in tasks {
+            let name = format!("agent/task-{task}:latest");
+            place.context.command(self.program).args(["rmi", "--force", &name]).run();
+        }
+    }
+}
+
+/// Runs a test's body in each engine that keeps containers.
+macro_rules! in_both_engines {
+    ($name:ident) => {
+        mod $name {
+            #[test]
+            fn docker() {
+                super::$name(crate::daemon::keeper::DOCKER.required());
+            }
+
+            #[test]
+            fn podman() {
+                super::$name(crate::daemon::keeper::PODMAN.required());
+            }
+        }
+    };
+}
+
+pub(super) use in_both_engines;

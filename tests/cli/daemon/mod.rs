@@ -2,6 +2,7 @@
 
 mod aborts;
 mod background;
+mod devices;
 mod docker;
 mod ending;
 mod gpus;

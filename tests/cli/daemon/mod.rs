@@ -8,6 +8,7 @@ mod ending;
 mod gpus;
 mod kill;
 mod kills;
+mod lines;
 mod order;
 mod pipeline;
 mod services;

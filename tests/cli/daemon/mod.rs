@@ -12,6 +12,7 @@ mod lines;
 mod order;
 mod pipeline;
 mod services;
+mod standalone;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -256,6 +256,7 @@ fn desk(
         metrics,
         tally,
         notify,
+        clock: Box::new(jiff::Zoned::now),
         standing: Box::new(move |standing| {
             if let Err(error) = instance.tell(now(standing)) {
                 troubled.warning(Failure::from(error).to_string());

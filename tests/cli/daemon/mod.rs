@@ -5,6 +5,7 @@ mod background;
 mod devices;
 mod docker;
 mod ending;
+mod flags;
 mod gpus;
 mod kill;
 mod kills;

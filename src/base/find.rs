@@ -97,6 +97,7 @@ const fn is_elsewhere(error: &RegistryError) -> bool {
         RegistryError::NotFound { .. }
             | RegistryError::Denied { .. }
             | RegistryError::Http(_)
+            | RegistryError::Offline { .. }
             | RegistryError::TooMany { .. }
     )
 }

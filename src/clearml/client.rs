@@ -65,6 +65,8 @@ impl Client {
             total: Some(Duration::from_secs(90)),
             // A redirect turns POST into GET; the original's servers do not redirect.
             redirects: false,
+            // What may not be fetched are packages, code and images.
+            offline: false,
             ..http::Options::default()
         };
         let http = http::client(&options).map_err(ApiError::Setup)?;

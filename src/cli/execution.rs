@@ -36,7 +36,7 @@ pub struct ExecutionArgs {
     /// Hide all GPUs from tasks
     #[arg(long, conflicts_with = "gpus", help_heading = "Where tasks run")]
     pub cpu_only: bool,
-    /// Ask nobody what requirements, branches and tags stand for: what was pinned before counts; only what the store lacks is fetched
+    /// Reach nobody but the server: what was pinned before counts, and a task that needs what the store lacks fails
     #[arg(long, help_heading = "How tasks run")]
     pub standalone_mode: bool,
     /// Refuse tasks that name no image made of them, or one that is not what they ask for now

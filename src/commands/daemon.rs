@@ -143,7 +143,11 @@ async fn executor(
     let ground = Ground {
         runs: execution.state.join("runs"),
         store: Store::default_path(),
-        registry: registry::Client::new(registry::Settings { credentials, ..registry::Settings::default() })?,
+        registry: registry::Client::new(registry::Settings {
+            credentials,
+            offline: execution.standalone,
+            ..registry::Settings::default()
+        })?,
         container_host: context.session.environment.get("CONTAINER_HOST").map(str::to_owned),
         lends: true,
         reporter: Arc::clone(reporter),
@@ -251,6 +255,7 @@ fn desk(
         metrics,
         tally,
         notify,
+        clock: Box::new(jiff::Zoned::now),
         standing: Box::new(move |standing| {
             if let Err(error) = instance.tell(now(standing)) {
                 troubled.warning(Failure::from(error).to_string());

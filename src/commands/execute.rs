@@ -194,6 +194,7 @@ async fn executor(
         store: Store::default_path(),
         registry: registry::Client::new(registry::Settings {
             credentials: registry::auth::Sources::of_process(),
+            offline: execution.standalone,
             ..registry::Settings::default()
         })?,
         container_host: context.session.environment.get("CONTAINER_HOST").map(str::to_owned),

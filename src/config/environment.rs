@@ -193,6 +193,11 @@ pub const VARIABLES: &[Variable] = &[
     read("PIP_INDEX_URL", "The Python index; likewise pip's `PIP_EXTRA_INDEX_URL`, `PIP_FIND_LINKS` and `PIP_CERT`."),
     read("UV_INDEX", "Further Python indexes, as uv reads them; likewise uv's other `UV_INDEX…` variables."),
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
+    read(
+        "AGENT_STANDALONE",
+        "`1`: builds fetch nothing, neither packages nor code nor images; the server is asked. For builds of executors, \
+         `--standalone-mode` sets it.",
+    ),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
     read(
         "AGENT_STATE_DIR",

@@ -85,6 +85,8 @@ pub struct Desk {
     pub tally: Arc<Tally>,
     /// The service manager.
     pub notify: Notify,
+    /// What time it is on this machine, for its hours.
+    pub clock: Box<dyn Fn() -> jiff::Zoned + Send + Sync>,
     /// Hears what the daemon does whenever that changes.
     pub standing: Box<dyn Fn(Standing) + Send + Sync>,
 }

@@ -25,7 +25,8 @@ pub struct ExecutionSettings {
     pub prebuilt_only: bool,
     /// How often a task is tried again after the machinery failed it, not its program (`--retries`).
     pub retries: u32,
-    /// No network but the server: what is not in the store is not fetched (`--standalone-mode`).
+    /// No network but the server: what was pinned before counts, what is not in the store is not fetched
+    /// (`--standalone-mode`).
     pub standalone: bool,
     /// Phases' deadlines.
     pub limits: Limits,

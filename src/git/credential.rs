@@ -23,6 +23,8 @@ pub struct Access {
     pub interrupt: Arc<AtomicBool>,
     /// Hears what is fetched.
     pub reporter: SharedReporter,
+    /// Whether no server may be asked: [`super::GitError::Offline`].
+    pub offline: bool,
 }
 
 impl Default for Access {
@@ -34,6 +36,7 @@ impl Default for Access {
             patience: Duration::from_secs(1800),
             interrupt: Arc::default(),
             reporter: silent(),
+            offline: crate::http::is_offline(),
         }
     }
 }

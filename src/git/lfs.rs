@@ -132,6 +132,10 @@ impl Repositories {
             let origin = root.commit.local.as_deref().and_then(origin_of);
             let address = origin.as_ref().unwrap_or(address);
             let configured = configured_url(tree, &root.prefix);
+            if self.access.offline {
+                let what = format!("`{}` (LFS)", group[0].path);
+                return Err(GitError::Offline { address: address.to_string(), what });
+            }
             let client = Client { repositories: self, address, endpoint: self.endpoint(address, configured)? };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(GitError::cache(self.lfs_dir()))?;

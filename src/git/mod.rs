@@ -62,6 +62,14 @@ pub enum GitError {
         /// What the transport says, without userinfo.
         reason: String,
     },
+    /// Nothing may be fetched.
+    #[error("nothing is fetched here, and {what} of the git repository `{address}` is not in the store")]
+    Offline {
+        /// The address, without userinfo.
+        address: String,
+        /// "branch `x`", "commit `…`".
+        what: String,
+    },
     /// The server wants other credentials.
     #[error("the git server refuses access to `{address}`: {reason}")]
     Denied {
@@ -152,7 +160,7 @@ impl Explain for GitError {
             Self::Address { .. } | Self::Forbidden { .. } => Kind::Input,
             Self::Unreachable { .. } | Self::Lfs { .. } => Kind::Unreachable,
             Self::Denied { .. } => Kind::Denied,
-            Self::NoSuch { .. } => Kind::NotFound,
+            Self::NoSuch { .. } | Self::Offline { .. } => Kind::NotFound,
             Self::Unreadable { .. } => Kind::System,
             Self::Submodule { source, .. } => source.kind(),
             Self::Patch(error) => error.kind(),
@@ -165,6 +173,7 @@ impl Explain for GitError {
             Self::Denied { .. } => {
                 "Set agent.git_user and agent.git_pass in clearml.conf, a git credential helper, or an ssh key for this host."
             }
+            Self::Offline { .. } => crate::http::OFFLINE_HINT,
             Self::NoSuch { what, .. } if what.starts_with("commit") => "Push the commit, or record the task anew.",
             Self::Unreachable { reason, .. } if reason.contains("ost key verification") => {
                 "Connect once with ssh to accept the host's key, or add it to ~/.ssh/known_hosts."

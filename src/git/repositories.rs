@@ -94,7 +94,8 @@ impl Repositories {
     /// and the default branch are always asked for anew.
     ///
     /// # Errors
-    /// [`GitError::Unreachable`], [`GitError::Denied`], [`GitError::NoSuch`], [`GitError::Cache`].
+    /// [`GitError::Unreachable`], [`GitError::Denied`], [`GitError::NoSuch`], [`GitError::Offline`],
+    /// [`GitError::Cache`].
     pub fn fetch(&self, address: &Address, wanted: &Wanted) -> Result<Commit, GitError> {
         if let Some(path) = address.local_path() {
             return self.import(&path, &address.clone().absolute(), wanted);
@@ -102,6 +103,9 @@ impl Repositories {
         let mirror = self.mirror(address)?;
         if let Some(commit) = cached(&mirror, address, wanted)? {
             return Ok(commit);
+        }
+        if self.access.offline {
+            return Err(GitError::Offline { address: address.to_string(), what: wanted.to_string() });
         }
         let _lock = self.lock(&mirror)?;
         if let Some(commit) = cached(&mirror, address, wanted)? {

@@ -130,8 +130,10 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
     let cuda = nvml.sys_cuda_driver_version().map_err(failed("the CUDA version"))?;
     let count = nvml.device_count().map_err(failed("the number of devices"))?;
     let device = |index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?);
-    // One that fell off the bus is not there; the others are.
-    let found: Vec<Result<Gpu, GpuError>> = (0..count).map(device).collect();
+    // One that fell off the bus is not there; the others are. Of one that fails in another way that is only believed
+    // where others do not: else it is the driver that fails.
+    let mut found: Vec<Result<Gpu, GpuError>> = (0..count).map(device).collect();
+    found.retain(|it| !matches!(it, Err(GpuError::Driver { source: NvmlError::GpuLost, .. })));
     let devices = if found.iter().any(Result::is_ok) {
         found.into_iter().filter_map(Result::ok).collect()
     } else {

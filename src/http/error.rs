@@ -26,6 +26,9 @@ pub enum HttpError {
         #[source]
         source: reqwest::Error,
     },
+    /// Nothing may be fetched.
+    #[error("nothing is fetched here")]
+    Offline,
     /// No answer came.
     #[error("`{url}` does not answer")]
     Unreachable {
@@ -101,6 +104,7 @@ impl Explain for HttpError {
         match self {
             Self::Client { .. } => Kind::Internal,
             Self::Proxy { .. } => Kind::Config,
+            Self::Offline => Kind::NotFound,
             Self::Unreachable { .. } | Self::Broken { .. } => Kind::Unreachable,
             Self::Status { status, .. } => match status.as_u16() {
                 401 | 403 | 407 => Kind::Denied,
@@ -131,6 +135,7 @@ impl Explain for HttpError {
             Self::Status { status, .. } if status.as_u16() == 407 => {
                 "The proxy asks for a user name and password: put them into https_proxy."
             }
+            Self::Offline => super::OFFLINE_HINT,
             Self::Client { .. } | Self::Proxy { .. } | Self::Status { .. } => return Vec::new(),
         };
         vec![hint.to_owned()]

@@ -3,6 +3,7 @@
 //! TLS is rustls with ring. It trusts the system's store, `SSL_CERT_FILE` and `SSL_CERT_DIR`, read at the first
 //! handshake: a program that speaks plain HTTP to its own loopback needs no store at all. Proxies come from the
 //! environment (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`); the loopback is never asked through one.
+//! Nothing is reached where [`is_offline`] says so, save a server that is told apart ([`Options::offline`]).
 //! In the in-image binary names are resolved by [`names`]; the C library's resolver is not reached.
 
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Options {
     pub redirects: bool,
     /// The Unix socket that all requests go to, whatever host they name.
     pub socket: Option<std::path::PathBuf>,
+    /// Whether there is to be no client at all: [`HttpError::Offline`]. As [`is_offline`] says, by default.
+    pub offline: bool,
 }
 
 impl Default for Options {
@@ -49,6 +52,7 @@ impl Default for Options {
             total: None,
             redirects: true,
             socket: None,
+            offline: is_offline(),
         }
     }
 }
@@ -56,11 +60,27 @@ impl Default for Options {
 /// What we call ourselves.
 pub const USER_AGENT: &str = concat!("agent/", env!("CARGO_PKG_VERSION"));
 
+/// Whether nothing may be fetched from anywhere: `AGENT_STANDALONE` says so. Servers of tasks are not meant, nor engines.
+#[must_use]
+pub fn is_offline() -> bool {
+    std::env::var_os(OFFLINE).is_some_and(|it| !it.is_empty() && it != "0")
+}
+
+/// The variable that says that nothing may be fetched; set for programs of ours that are to obey it.
+pub const OFFLINE: &str = "AGENT_STANDALONE";
+
+/// What to do about something that is not there where nothing may be fetched.
+pub(crate) const OFFLINE_HINT: &str = "`--standalone-mode` or AGENT_STANDALONE says so. Have the task built once on this \
+                                       machine without it (`agent build`): the store then has what it needs.";
+
 /// A client. It keeps its connections: make one per server and clone it.
 ///
 /// # Errors
-/// [`HttpError::Client`] for a proxy address that is none.
+/// [`HttpError::Client`] for a proxy address that is none, [`HttpError::Offline`].
 pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
+    if options.offline && options.socket.is_none() {
+        return Err(HttpError::Offline);
+    }
     init_tls();
     let mut builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
@@ -127,6 +147,17 @@ mod tests {
         assert!(error.to_string().contains("`https_proxy`"), "{error}");
         let failure = crate::error::Failure::from(error);
         assert!(!failure.to_string().contains("secret"), "{failure}");
+    }
+
+    #[test]
+    fn there_is_no_client_where_nothing_may_be_fetched_but_of_sockets() {
+        let options = Options { offline: true, ..Options::default() };
+        let error = client(&options).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (crate::error::Kind::NotFound, "nothing is fetched here")
+        );
+        assert!(client(&Options { socket: Some("/run/engine.sock".into()), ..options }).is_ok());
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ pub fn build(
         let mut step = Step::new("setup script", &["/bin/sh", "-c", START]).bind(work.path(), PLACE, false);
         step.env = input.env.clone();
         step = step.env("DEBIAN_FRONTEND", "noninteractive").env("APT_CONFIG", format!("{PLACE}/apt.conf"));
-        step.network = true;
+        step.network = !crate::http::is_offline();
         step.private_tmp = false;
         let output = sandbox.run(&step, reporter)?;
         if output.code != 0 {

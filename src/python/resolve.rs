@@ -19,6 +19,7 @@ use super::tags::{Libc, Tags, machine};
 use super::uv::{PATIENCE, Uv};
 use crate::digest::Digest;
 use crate::error::{Explain, Kind};
+use crate::http;
 use crate::process::{self, RunError};
 use crate::secret::mask_userinfo;
 use crate::store::{Store, StoreError};
@@ -117,6 +118,12 @@ pub enum ResolveError {
         /// uv's own words.
         reason: String,
     },
+    /// An index would have to be asked, and none may be.
+    #[error("the requirements would have to be resolved, and nothing is fetched here\n{reason}")]
+    Offline {
+        /// uv's own words.
+        reason: String,
+    },
     /// uv failed.
     #[error("uv failed\n{reason}")]
     Failed {
@@ -159,6 +166,7 @@ impl Explain for ResolveError {
         match self {
             Self::Unsatisfiable { .. } | Self::Platform { .. } => Kind::Unsatisfiable,
             Self::Unreachable { .. } => Kind::Unreachable,
+            Self::Offline { .. } => Kind::NotFound,
             Self::Failed { .. } => Kind::System,
             Self::Answer { .. } => Kind::Internal,
             Self::Line { .. } => Kind::Input,
@@ -185,6 +193,7 @@ impl Explain for ResolveError {
             Self::Unreachable { .. } => {
                 vec!["Check the network and the index configured for uv or pip; SSL_CERT_FILE names further authorities.".to_owned()]
             }
+            Self::Offline { .. } => vec![http::OFFLINE_HINT.to_owned()],
             Self::Store(error) => error.hints(),
             _ => Vec::new(),
         }
@@ -331,6 +340,9 @@ fn compile(uv: &Uv, request: &Request<'_>, dir: &Path, platform: &str, offline: 
 /// What uv's words mean.
 fn explain(stderr: &str) -> ResolveError {
     let reason = mask_userinfo(stderr.trim().trim_start_matches("error: "));
+    if http::is_offline() && ["network was disabled", "connectivity is disabled"].iter().any(|it| reason.contains(it)) {
+        return ResolveError::Offline { reason };
+    }
     if reason.contains("No solution found") || reason.contains("was not found in the package registry") {
         let hint = "Wheels are required for `";
         let mut unbuilt: Vec<String> =

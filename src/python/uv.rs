@@ -16,6 +16,7 @@ use super::archive::Archive;
 use super::wheel::WheelError;
 use crate::digest::{Digest, digest_reader};
 use crate::error::{Explain, Kind};
+use crate::http;
 use crate::process::{self, RunError};
 use crate::report::SharedReporter;
 use crate::store::{Store, StoreError, Table};
@@ -88,6 +89,9 @@ pub enum UvError {
         /// What pip or Python said.
         reason: String,
     },
+    /// Nothing may be fetched.
+    #[error("there is no uv on PATH nor in the store, and nothing is fetched here")]
+    Offline,
     /// A program cannot be run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -105,7 +109,7 @@ pub enum UvError {
 impl Explain for UvError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoPip { .. } => Kind::NotFound,
+            Self::NoPip { .. } | Self::Offline => Kind::NotFound,
             Self::Run(error) => error.kind(),
             Self::Install(error) => Kind::of_io(error),
             Self::Wheel(error) => error.kind(),
@@ -120,6 +124,7 @@ impl Explain for UvError {
                     .to_owned(),
             ],
             Self::Store(error) => error.hints(),
+            Self::Offline => vec![http::OFFLINE_HINT.to_owned()],
             _ => Vec::new(),
         }
     }
@@ -153,6 +158,9 @@ impl Uv {
         }
         let _lock = store.lock("uv")?;
         if !path.exists() {
+            if http::is_offline() {
+                return Err(UvError::Offline);
+            }
             reporter.started("uv", format!("uv {PINNED}"));
             fetch(store, &path)?;
             reporter.finished("uv", "fetched");
@@ -166,6 +174,9 @@ impl Uv {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.env_clear().envs(kept_environment());
+        if http::is_offline() {
+            command.env("UV_OFFLINE", "1");
+        }
         command
     }
 }

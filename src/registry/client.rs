@@ -35,11 +35,17 @@ pub struct Settings {
     pub credentials: Sources,
     /// How long a registry may be silent; a minute when absent.
     pub silence: Option<Duration>,
+    /// Whether none may be asked: [`RegistryError::Offline`]. That is so wherever nothing may be fetched.
+    pub offline: bool,
 }
 
 impl Settings {
     fn silence(&self) -> Duration {
         self.silence.unwrap_or(Duration::from_secs(60))
+    }
+
+    fn offline(&self) -> bool {
+        self.offline || http::is_offline()
     }
 }
 
@@ -169,7 +175,7 @@ impl Client {
         let loose = loopback || self.inner.settings.insecure.iter().any(|it| it == host);
         let scheme = match scheme {
             Some(scheme) => scheme,
-            None if loose => self.scheme_of(host, loopback).await?,
+            None if loose && !self.inner.settings.offline() => self.scheme_of(host, loopback).await?,
             None => "https",
         };
         let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|_| malformed())?;
@@ -206,7 +212,7 @@ impl Client {
             return Ok(client.clone());
         }
         let read = (!manner.watched).then(|| self.inner.settings.silence());
-        let client = http::client(&Options { verify: manner.verified, read, ..Options::default() })?;
+        let client = http::client(&Options { verify: manner.verified, read, offline: false, ..Options::default() })?;
         Ok(clients.entry(manner).or_insert(client).clone())
     }
 
@@ -233,6 +239,9 @@ impl Client {
         purpose: &Purpose<'_>,
         make: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
+        if self.inner.settings.offline() {
+            return Err(RegistryError::Offline { registry: place.registry.clone(), action: purpose.action.clone() });
+        }
         let client = self.http(Manner { verified: place.verified, watched: purpose.watch.is_some() })?;
         let key = (place.registry.clone(), purpose.scope.clone());
         let known = locked(&self.inner.authorizations).get(&key).cloned();

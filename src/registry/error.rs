@@ -68,6 +68,14 @@ pub enum RegistryError {
         /// Whether we showed credentials.
         authenticated: bool,
     },
+    /// Nothing may be fetched.
+    #[error("cannot {action}: nothing is fetched here, and `{registry}` is not asked")]
+    Offline {
+        /// The registry's host.
+        registry: String,
+        /// What we wanted.
+        action: String,
+    },
     /// An upload that stands still.
     #[error("`{registry}` does not go on while we {action}")]
     Stalled {
@@ -158,7 +166,7 @@ impl Explain for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::Http(error) => error.kind(),
-            Self::NotFound { .. } => Kind::NotFound,
+            Self::NotFound { .. } | Self::Offline { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::Helper { .. } => Kind::Denied,
             Self::TooMany { .. } | Self::Refused { .. } | Self::Stalled { .. } => Kind::Unreachable,
             Self::Platform { .. } => Kind::Unsatisfiable,
@@ -174,6 +182,7 @@ impl Explain for RegistryError {
         match self {
             Self::Http(error) => error.hints(),
             Self::Store(error) => error.hints(),
+            Self::Offline { .. } => vec![http::OFFLINE_HINT.to_owned()],
             Self::NotFound { authenticated: false, .. } => {
                 vec!["Check name and tag; if the repository is private, log in with `docker login`.".to_owned()]
             }

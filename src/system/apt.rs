@@ -22,6 +22,7 @@ use super::sources::{self, Release, Source};
 use super::{Package, SystemError};
 use crate::digest::Hasher;
 use crate::fs::FileLock;
+use crate::http;
 use crate::report::Reporter;
 use crate::sandbox::{Changes, Sandbox, Step, lend};
 use crate::store::Store;
@@ -100,6 +101,9 @@ impl<'a> Apt<'a> {
         let age = fs::metadata(&marker).and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
         if age.is_some_and(|it| it < max_age) {
             return Ok(());
+        }
+        if http::is_offline() {
+            return Err(SystemError::Offline { what: "apt's package lists".to_owned() });
         }
         self.reporter.started("apt lists", "refreshing the package lists");
         let answer = self.run(&["apt-get", "update", "-q"], true)?;

@@ -36,6 +36,10 @@ pub fn fetch(
     if let Some(it) = missing.iter().find(|it| !is_inside(&it.file)) {
         return Err(SystemError::Name { name: it.file.clone() });
     }
+    if http::is_offline() {
+        let names: Vec<&str> = missing.iter().map(|it| it.file.rsplit('/').next().unwrap_or_default()).collect();
+        return Err(SystemError::Offline { what: names.join(", ") });
+    }
     let total: u64 = missing.iter().map(|it| it.size).sum();
     reporter.started("apt files", format!("fetching {} package files", missing.len()));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -64,6 +64,12 @@ pub enum SystemError {
         /// The base's release: `debian bookworm`.
         release: String,
     },
+    /// Nothing may be fetched.
+    #[error("{what} would have to be fetched, and nothing is fetched here")]
+    Offline {
+        /// What is missing.
+        what: String,
+    },
     /// No such packages.
     #[error("unknown system packages: `{names}`")]
     Unknown {
@@ -185,7 +191,9 @@ impl Explain for SystemError {
             }
             Self::Wheel(error) => error.kind(),
             Self::NoSources { .. } => Kind::Config,
-            Self::Unknown { .. } | Self::Missing { .. } | Self::NoRecipe { .. } => Kind::NotFound,
+            Self::Offline { .. } | Self::Unknown { .. } | Self::Missing { .. } | Self::NoRecipe { .. } => {
+                Kind::NotFound
+            }
             Self::Apt { .. } => Kind::Unreachable,
             Self::Install { single: true, .. } => Kind::Sandbox,
             Self::Install { .. } => Kind::System,
@@ -201,6 +209,7 @@ impl Explain for SystemError {
 
     fn hints(&self) -> Vec<String> {
         match self {
+            Self::Offline { .. } => vec![crate::http::OFFLINE_HINT.to_owned()],
             Self::NoApt => vec!["Take a base of Debian's family, or one that has what is needed already.".to_owned()],
             Self::NoSources { .. } => {
                 vec!["Take a base with apt sources, or build on a machine of the base's own release.".to_owned()]

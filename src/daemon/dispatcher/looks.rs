@@ -9,7 +9,6 @@ use crate::daemon::ahead::next_tasks;
 use crate::daemon::orphans::Watch;
 use crate::daemon::pace::about;
 use crate::daemon::queues::{self, Queue, Seen, forced_by_tags};
-use crate::daemon::schedule::Schedule;
 use crate::daemon::take::{Outcome, Tried, Wanted};
 use crate::daemon::work::{Attend, Job, Left, Wants};
 use crate::error::Failure;
@@ -63,7 +62,7 @@ impl Dispatcher {
             places: desk.places.clone(),
             turn: self.turn,
             forced: None,
-            scheduled: is_up(desk.habits.schedule.as_ref()),
+            scheduled: desk.habits.schedule.as_ref().is_none_or(|it| it.is_up_at(&(desk.clock)())),
         };
         let (counter, properties) = (desk.counter.clone(), Arc::clone(&self.properties));
         self.looks.going = Some(Box::pin(async move {
@@ -309,9 +308,4 @@ impl Dispatcher {
             self.looks.next = Instant::now();
         }
     }
-}
-
-/// Whether a schedule says that work is taken now, in local time.
-fn is_up(schedule: Option<&Schedule>) -> bool {
-    schedule.is_none_or(|it| it.is_up_at(&jiff::Zoned::now()))
 }

@@ -143,6 +143,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// What time it is, if nothing else is said.
+const MONDAY: &str = "2026-11-30T12:00[UTC]";
+
 /// A daemon under test.
 struct Daemon {
     stage: Stage,
@@ -153,6 +156,8 @@ struct Daemon {
     asks: mpsc::Sender<Asked>,
     /// Runs that nobody attends.
     left: Arc<Shared<Vec<Job>>>,
+    /// What time it is.
+    clock: Arc<Shared<String>>,
     serving: JoinHandle<Result<(), Failure>>,
 }
 
@@ -163,11 +168,12 @@ struct Options {
     ahead: usize,
     left: Vec<Job>,
     worker: &'static str,
+    schedule: Option<Schedule>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { slots: Slots::One, gpus: 0, fair: false, ahead: 0, left: Vec::new(), worker: "vm:0" }
+        Self { slots: Slots::One, gpus: 0, fair: false, ahead: 0, left: Vec::new(), worker: "vm:0", schedule: None }
     }
 }
 
@@ -191,6 +197,7 @@ impl Daemon {
         );
         let standing = Arc::new(Shared::new(Standing::default()));
         let told = Arc::clone(&standing);
+        let clock = Arc::new(Shared::new(MONDAY.to_owned()));
         let desk = Desk {
             counter: Counter {
                 client: world.client.clone(),
@@ -205,7 +212,7 @@ impl Daemon {
             habits: Habits {
                 interval: Duration::from_millis(50),
                 sweep: Duration::from_millis(200),
-                schedule: None,
+                schedule: options.schedule,
                 fair: options.fair,
                 ahead: options.ahead,
                 limit: Some(3),
@@ -214,10 +221,14 @@ impl Daemon {
             metrics: Arc::clone(&metrics),
             tally: Arc::clone(&tally),
             notify: Notify::default(),
+            clock: {
+                let clock = Arc::clone(&clock);
+                Box::new(move || clock.lock().unwrap().parse().unwrap())
+            },
             standing: Box::new(move |it| *told.lock().unwrap() = it),
         };
         let (asks, asked) = mpsc::channel(4);
-        Self { stage, ledger, tally, metrics, standing, asks, left, serving: tokio::spawn(serve(desk, asked)) }
+        Self { stage, ledger, tally, metrics, standing, asks, left, clock, serving: tokio::spawn(serve(desk, asked)) }
     }
 
     async fn ask(&self, asked: Asked) {
@@ -506,6 +517,30 @@ async fn tags_and_the_property_force_decide_whether_a_queue_is_served() {
     daemon.stage.started(0).await;
     world.call("queues.update", json!({ "queue": queue, "tags": ["force_workers:on"] })).await;
     daemon.stage.started(1).await;
+}
+
+#[tokio::test]
+async fn nothing_is_taken_outside_of_the_hours_and_what_waits_is_taken_within_them() {
+    let world = World::new().await;
+    let tasks = [world.enqueue("a", "queue").await, world.enqueue("b", "queue").await];
+    let schedule = Some(Schedule::uptime(&["22-6 MON-FRI"]).unwrap());
+    let daemon = Daemon::start(&world, &[("queue", None)], Options { schedule, ..Options::default() }).await;
+    let (clock, length) =
+        (|at: &str| at.clone_into(&mut daemon.clock.lock().unwrap()), "agent_queue_length{queue=\"queue\"}");
+    until("the queue is looked at", || daemon.metric(length) == 2.0).await;
+    // Many times as long as a look at the queue takes.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(daemon.stage.started(0).await, [""; 0]);
+    clock("2026-11-30T22:00[UTC]");
+    assert_eq!(daemon.stage.started(1).await, tasks[..1]);
+    // What runs goes on when the hours end; the next one waits for them.
+    clock("2026-12-01T06:00[UTC]");
+    daemon.stage.end(0, settled("completed"));
+    until("it is over", || daemon.metric("agent_tasks_total{status=\"completed\"}") == 1.0).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(daemon.stage.started(1).await, tasks[..1]);
+    clock("2026-12-01T23:59[UTC]");
+    assert_eq!(daemon.stage.started(2).await, tasks);
 }
 
 #[tokio::test]

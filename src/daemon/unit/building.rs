@@ -270,7 +270,7 @@ fn build_command(executor: &Executor, task: &str, engine: &str) -> (Command, Opt
         command.arg("--docker=-");
     }
     if settings.standalone {
-        command.arg("--locked");
+        command.arg("--locked").env(crate::http::OFFLINE, "1");
     }
     command.envs(settings.build_environment.iter().map(|(name, value)| (name, value.reveal())));
     // Who watches over us hears from us, not from what we start.

@@ -232,8 +232,11 @@ async fn place(around: &Around, engine: EngineKind, task: &str, place: Place) ->
 }
 
 fn around(executor: &Executor) -> Result<Around, Failure> {
-    let settings =
-        registry::Settings { credentials: registry::auth::Sources::of_process(), ..registry::Settings::default() };
+    let settings = registry::Settings {
+        credentials: registry::auth::Sources::of_process(),
+        offline: executor.settings.standalone,
+        ..registry::Settings::default()
+    };
     let docker = match executor.settings.engine {
         EngineKind::Native => Docker::connect_default().ok(),
         _ => executor.engine.docker(),

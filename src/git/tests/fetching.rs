@@ -34,6 +34,24 @@ fn commit(id: &str) -> Wanted {
 }
 
 #[test]
+fn where_nothing_is_fetched_only_what_is_there_is_had_and_no_server_is_asked() {
+    let bench = Bench::new();
+    let (_, [first, second, _]) = history(&bench);
+    let server = Server::start(bench.path("served"), Manners::default());
+    let url = server.url("repo.git");
+    fetch(&bench.cache(), &url, &commit(&first)).unwrap();
+    let before = server.times();
+    let cache = bench.cache_with(Access { offline: true, ..Access::default() });
+    assert_eq!(fetch(&cache, &url, &commit(&first)).unwrap().id, first);
+    for wanted in [commit(&second), Wanted::Branch("main".to_owned()), Wanted::Default] {
+        let error = fetch(&cache, &url, &wanted).unwrap_err();
+        assert!(matches!(error, GitError::Offline { .. }) && error.kind() == Kind::NotFound, "{error}");
+        assert!(error.to_string().contains(&format!("{wanted} of the git repository")), "{error}");
+    }
+    assert_eq!(server.times(), before);
+}
+
+#[test]
 fn commits_branches_and_tags_come_over_http() {
     let bench = Bench::new();
     let (origin, [first, second, third]) = history(&bench);

@@ -2,16 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::{Daemon, Place, a_while};
 use crate::support::gpus::{StandIn, fixture};
-use crate::support::{Engine, Tap, TestContext, base, require, wait_for, wait_until};
+use crate::support::{Call, Engine, Tap, TestContext, base, require, wait_for, wait_until};
 
 /// Four devices; the nodes are not in the order of the indices.
-const FOUR: &str = "\
+pub(super) const FOUR: &str = "\
 driver 550.54.14 12040
 gpu 3 GPU-aaaaaaaa-0000-0000-0000-000000000000 80 NVIDIA H100 80GB HBM3
 gpu 0 GPU-bbbbbbbb-0000-0000-0000-000000000000 80 NVIDIA H100 80GB HBM3
@@ -19,9 +19,9 @@ gpu 1 GPU-cccccccc-0000-0000-0000-000000000000 80 NVIDIA H100 80GB HBM3
 gpu 2 GPU-dddddddd-0000-0000-0000-000000000000 80 NVIDIA H100 80GB HBM3
 ";
 /// The nodes by the indices' order.
-const NODES: [&str; 4] = ["nvidia3", "nvidia0", "nvidia1", "nvidia2"];
+pub(super) const NODES: [&str; 4] = ["nvidia3", "nvidia0", "nvidia1", "nvidia2"];
 
-/// Says what it has, and stays until it is let go.
+/// Says what it has, and stays until it is let go, or is told to fail.
 const HOLDS: &str = "\
 import os, subprocess, sys, time
 nodes = sorted(it for it in os.listdir('/dev') if it.startswith('nvidia'))
@@ -29,18 +29,20 @@ print('has', os.environ.get('NVIDIA_VISIBLE_DEVICES'), 'nodes', *nodes, flush=Tr
 sys.stdout.write(subprocess.run(['/lent/check'], stdout=subprocess.PIPE, text=True).stdout)
 print('waits', flush=True)
 while not os.path.exists('/lent/go-' + os.environ['CLEARML_TASK_ID']):
+    if os.path.exists('/lent/fail-' + os.environ['CLEARML_TASK_ID']):
+        sys.exit(5)
     time.sleep(0.05)
 ";
 
-struct Scene<'a> {
-    place: Place<'a>,
-    driver: StandIn,
+pub(super) struct Scene<'a> {
+    pub(super) place: Place<'a>,
+    pub(super) driver: StandIn,
     /// What runs, and the indices of the devices it has.
     runs: RefCell<BTreeMap<String, BTreeSet<usize>>>,
 }
 
 impl<'a> Scene<'a> {
-    fn new(context: &'a TestContext) -> Self {
+    pub(super) fn new(context: &'a TestContext) -> Self {
         let driver = StandIn::install(context, FOUR);
         driver.nodes();
         fs_err::create_dir(context.path("lent")).unwrap();
@@ -49,28 +51,59 @@ impl<'a> Scene<'a> {
         Self { place: Place::new(context), driver, runs: RefCell::default() }
     }
 
+    /// The program under test, which finds the driver.
+    pub(super) fn agent(&self, env: &[(&str, &str)], base: &Path) -> Call {
+        let call = self.place.agent().env("CLEARML_DOCKER_IMAGE", format!("oci:{}", base.display()));
+        let call = call.env("AGENT_DRIVER_ROOT", self.driver.root());
+        let call = call.env("AGENT_CDI_DIRS", self.place.context.path("cdi"));
+        env.iter().fold(call, |call, (name, value)| call.env(name, value))
+    }
+
     /// A daemon that finds the driver, and the server at an address.
     fn daemon(&self, api: &str, base: &Path, arguments: &[&str]) -> Daemon {
+        self.daemon_with(&[], api, base, arguments)
+    }
+
+    /// The same with variables more.
+    pub(super) fn daemon_with(&self, env: &[(&str, &str)], api: &str, base: &Path, arguments: &[&str]) -> Daemon {
         let log = self.place.context.path("daemon.log");
-        let call = self.place.agent().args(["--progress", "plain", "daemon"]).args(arguments);
-        let call = call.env("CLEARML_DOCKER_IMAGE", format!("oci:{}", base.display()));
-        let call = call.env("CLEARML_API_HOST", api).env("AGENT_DRIVER_ROOT", self.driver.root());
-        let program = call.env("AGENT_CDI_DIRS", self.place.context.path("cdi")).spawn(&log);
-        Daemon { program, log }
+        let call = self.agent(env, base).env("CLEARML_API_HOST", api);
+        Daemon { program: call.args(["--progress", "plain", "daemon"]).args(arguments).spawn(&log), log }
+    }
+
+    /// The base, which says that it sees all GPUs.
+    pub(super) fn sees_all(&self) -> PathBuf {
+        require(Engine::Umoci);
+        let context = self.place.context;
+        let image = context.path("image");
+        context.command("cp").args(["-r", "--reflink=auto"]).arg(base()).arg(&image).ok();
+        let umoci = context.command("umoci").args(["config", "--config.env", "NVIDIA_VISIBLE_DEVICES=all"]);
+        umoci.arg("--image").arg(format!("{}:latest", image.display())).ok();
+        image
     }
 
     /// A task that stays until it is let go, in a queue.
-    fn waits(&self, name: &str, queue: &str) -> String {
-        let lent = self.place.context.path("lent").display().to_string();
-        let container = json!({ "arguments": format!("-v {lent}:/lent") });
-        let task = self.place.script(name, HOLDS, &container);
+    pub(super) fn waits(&self, name: &str, queue: &str) -> String {
+        let task = self.draft(name);
         self.place.enqueue(&task, queue);
         task
     }
 
+    /// The same in no queue.
+    pub(super) fn draft(&self, name: &str) -> String {
+        let lent = self.place.context.path("lent").display().to_string();
+        let container = json!({ "arguments": format!("-v {lent}:/lent") });
+        self.place.script(name, HOLDS, &container)
+    }
+
+    /// Lets a task go.
+    pub(super) fn let_go(&self, task: &str) {
+        crate::support::write(&self.place.context.path(format!("lent/go-{task}")), "");
+    }
+
     /// What a task says of itself, once it runs.
     #[track_caller]
-    fn said(&self, task: &str) -> String {
+    pub(super) fn said(&self, task: &str) -> String {
         wait_for("the task says what it has", || {
             let console = self.place.server.console(task);
             let said = &console[console.find("\nhas ")? + 1..];
@@ -97,15 +130,37 @@ impl<'a> Scene<'a> {
 
     /// Lets a task go and waits for its good end.
     #[track_caller]
-    fn ends(&self, task: &str) {
-        crate::support::write(&self.place.context.path(format!("lent/go-{task}")), "");
+    pub(super) fn ends(&self, task: &str) {
+        self.let_go(task);
         self.place.becomes(task, "completed");
         self.runs.borrow_mut().remove(task);
     }
 
+    /// Has a task's program fail and waits for its end, which must be a failure; the reason.
+    #[track_caller]
+    fn fails(&self, task: &str) -> String {
+        crate::support::write(&self.place.context.path(format!("lent/fail-{task}")), "");
+        self.place.becomes(task, "failed");
+        self.runs.borrow_mut().remove(task);
+        self.place.field(task, "status_reason").as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What devices there are from now on: the four, one with a line below it.
+    fn change(&self, index: usize, line: &str) {
+        let device = FOUR.lines().find(|it| it.contains(&uuid(index))).unwrap();
+        self.driver.change(&FOUR.replace(device, &format!("{device}\n{line}")));
+    }
+
+    /// `agent gpus`: the indices of what is there.
+    fn listed(&self) -> Vec<u64> {
+        let call = self.place.agent().env("AGENT_DRIVER_ROOT", self.driver.root()).args(["--json", "gpus"]);
+        let inventory: Value = serde_json::from_str(&call.ok()).unwrap();
+        inventory["devices"].as_array().unwrap().iter().map(|it| it["index"].as_u64().unwrap()).collect()
+    }
+
     /// Waits until the server is told that these devices are free.
     #[track_caller]
-    fn free(&self, worker: &str, indices: &[usize]) {
+    pub(super) fn free(&self, worker: &str, indices: &[usize]) {
         let expected: Vec<String> = indices.iter().map(|it| format!("{it}_")).collect();
         wait_until(&format!("{expected:?} are free"), || {
             let query = json!({ "worker": worker });
@@ -117,7 +172,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-fn uuid(index: usize) -> String {
+pub(super) fn uuid(index: usize) -> String {
     format!("GPU-{}-0000-0000-0000-000000000000", ["a", "b", "c", "d"][index].repeat(8))
 }
 
@@ -178,13 +233,9 @@ fn tasks_share_the_devices_by_their_queues_least_and_most_natively() {
 
 #[test]
 fn without_gpus_a_task_sees_none_whatever_its_base_says_natively() {
-    require(Engine::Umoci);
     let context = TestContext::warm();
     let scene = Scene::new(&context);
-    let image = context.path("image");
-    context.command("cp").args(["-r", "--reflink=auto"]).arg(base()).arg(&image).ok();
-    let umoci = context.command("umoci").args(["config", "--config.env", "NVIDIA_VISIBLE_DEVICES=all"]);
-    umoci.arg("--image").arg(format!("{}:latest", image.display())).ok();
+    let image = scene.sees_all();
     let task = scene.waits("one", "queue");
     let daemon = scene.daemon(scene.place.server.api(), &image, &["--queue", "queue", "--cpu-only"]);
     assert_eq!(scene.said(&task), "has void nodes\nno driver library");
@@ -195,5 +246,68 @@ fn without_gpus_a_task_sees_none_whatever_its_base_says_natively() {
     let daemon = scene.daemon(scene.place.server.api(), &image, &["--queue", "queue", "--gpus", "2"]);
     scene.has(&next, &[2]);
     scene.ends(&next);
+    daemon.stop();
+}
+
+#[test]
+fn a_device_that_is_lost_fails_its_task_alone_and_is_not_given_again_natively() {
+    let context = TestContext::warm();
+    let scene = Scene::new(&context);
+    let (first, second) = (scene.waits("first", "one"), scene.waits("second", "one"));
+    let daemon =
+        scene.daemon(scene.place.server.api(), &base(), &["--dynamic-gpus", "--gpus", "0,1,2,3", "--queue", "one=1"]);
+    scene.has(&first, &[0]);
+    scene.has(&second, &[1]);
+    // As NVML has it of one that fell off the bus: an error that is not known.
+    scene.change(0, "lost 999");
+    assert_eq!(scene.listed(), [1, 2, 3]);
+    let reason = scene.fails(&first);
+    let expected = format!("GPU lost: device 0 ({}) is not there any more (exit code 5)", uuid(0));
+    assert_eq!(reason, expected);
+    assert_eq!(scene.place.status(&second), "in_progress");
+    let others = ["third", "fourth", "fifth"].map(|it| scene.waits(it, "one"));
+    scene.has(&others[0], &[2]);
+    scene.has(&others[1], &[3]);
+    scene.free("box:dgpu0,1,2,3", &[]);
+    a_while();
+    assert_eq!(scene.place.queue("one"), [others[2].as_str()], "the lost device was given");
+    // A program that fails while its own devices are there is no victim of another's.
+    assert_eq!(scene.fails(&second), "worker execution exit code 5");
+    scene.has(&others[2], &[1]);
+    // One that is back is given again; now another one is lost, and NVML says so.
+    scene.change(3, "lost 15");
+    let last = scene.waits("last", "one");
+    scene.has(&last, &[0]);
+    assert!(scene.fails(&others[1]).starts_with("GPU lost: device 3 "), "{}", scene.place.server.console(&others[1]));
+    for task in [&others[0], &others[2], &last] {
+        scene.ends(task);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_device_that_somebody_else_uses_is_not_given_natively() {
+    let context = TestContext::warm();
+    let scene = Scene::new(&context);
+    scene.change(0, "process 4242");
+    let tasks = ["first", "second", "third"].map(|it| scene.waits(it, "one"));
+    let daemon =
+        scene.daemon(scene.place.server.api(), &base(), &["--dynamic-gpus", "--gpus", "0,1,2", "--queue", "one=1"]);
+    scene.has(&tasks[0], &[1]);
+    scene.has(&tasks[1], &[2]);
+    scene.free("box:dgpu0,1,2", &[]);
+    a_while();
+    assert_eq!(scene.place.queue("one"), [tasks[2].as_str()], "the device of another program was given");
+    // The other program ends, and begins elsewhere: on a device that a run of ours has, which stays that run's.
+    scene.change(1, "process 4242");
+    scene.has(&tasks[2], &[0]);
+    scene.ends(&tasks[0]);
+    let last = scene.waits("last", "one");
+    a_while();
+    assert_eq!(scene.place.queue("one"), [last.as_str()], "what the other program has now was given");
+    scene.ends(&tasks[1]);
+    scene.has(&last, &[2]);
+    scene.ends(&tasks[2]);
+    scene.ends(&last);
     daemon.stop();
 }

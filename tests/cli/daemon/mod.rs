@@ -4,14 +4,18 @@ mod aborts;
 mod background;
 mod callbacks;
 mod containers;
+mod devices;
 mod ending;
+mod flags;
 mod gpus;
 mod keeper;
 mod kill;
 mod kills;
+mod lines;
 mod order;
 mod pipeline;
 mod services;
+mod standalone;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -80,6 +80,32 @@ fn what_a_task_of_a_queue_would_get_is_told_from_what_is_free_now() {
 }
 
 #[test]
+fn those_that_fell_off_the_bus_are_not_there_and_a_driver_that_fails_is_told() {
+    let context = TestContext::new();
+    let driver = StandIn::install(&context, GPUS);
+    let told = |first: u32, others: u32| {
+        let lines = GPUS.lines().map(|line| match line.split(' ').next().unwrap() {
+            "gpu" if line.contains("aaaa") => format!("{line}\nlost {first}\n"),
+            "gpu" => format!("{line}\nlost {others}\n"),
+            _ => format!("{line}\n"),
+        });
+        driver.change(&lines.collect::<String>());
+        asked(&context, &driver, &["--json"]).run()
+    };
+    let indices = |text: &str| -> Vec<u64> {
+        let told: Value = serde_json::from_str(text).unwrap();
+        told["devices"].as_array().unwrap().iter().map(|it| it["index"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(indices(&told(15, 0).success().stdout), [1, 2]);
+    assert_eq!(indices(&told(999, 0).success().stdout), [1, 2]);
+    assert_eq!(indices(&told(0, 999).success().stdout), [0]);
+    assert!(indices(&told(15, 15).success().stdout).is_empty());
+    // That all fail, and not of their own accord, is the driver's fault.
+    let outcome = told(15, 999).exits(74);
+    assert!(outcome.stderr.contains("the NVIDIA driver does not answer: a device failed"), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_machine_without_a_driver_is_told_plainly() {
     let context = TestContext::new();
     // A library whose driver is not loaded, so that the test says the same on a machine that has GPUs.

@@ -107,25 +107,12 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     assert!(status == "failed" && reason.contains(&format!("the task is not run here: {required}")), "{reason}");
 }
 
-/// Writes a wheel of one module.
-const WHEEL: &str = "\
-import sys, zipfile
-path, name, version = sys.argv[1:]
-info = f'{name}-{version}.dist-info'
-with zipfile.ZipFile(path, 'w') as wheel:
-    wheel.writestr(f'{name}.py', '')
-    wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
-    wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
-    wheel.writestr(f'{info}/RECORD', '')
-";
-
 #[test]
 fn wheels_of_a_newer_cuda_are_refused_before_anything_is_built() {
     let context = TestContext::new();
     let world = World { server: Server::start(&context), driver: StandIn::install(&context, GPUS), context: &context };
     let index = PackageIndex::start(&context, "index");
-    let wheel = index.directory().join("nvidia_cublas_cu13-13.0.1-py3-none-any.whl");
-    context.command("python3").args(["-c", WHEEL]).arg(&wheel).args(["nvidia_cublas_cu13", "13.0.1"]).ok();
+    index.wheel(&context, "nvidia_cublas_cu13", "13.0.1");
     let task = world.task("", "nvidia-cublas-cu13==13.0.1\n");
     let base = format!("oci:{}", crate::support::base().display());
     let there = |call: Call| {

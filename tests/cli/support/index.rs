@@ -10,6 +10,18 @@ use std::time::Duration;
 
 use super::TestContext;
 
+/// Writes a wheel of one module.
+const WHEEL: &str = "\
+import sys, zipfile
+path, name, version = sys.argv[1:]
+info = f'{name}-{version}.dist-info'
+with zipfile.ZipFile(path, 'w') as wheel:
+    wheel.writestr(f'{name}.py', f'VERSION = {version!r}\\n')
+    wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
+    wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
+    wheel.writestr(f'{info}/RECORD', '')
+";
+
 /// A running index. It lives as long as the test's process; it holds nothing but the listening socket.
 pub(crate) struct PackageIndex {
     address: String,
@@ -44,6 +56,12 @@ impl PackageIndex {
     /// Where its files are.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Adds a wheel of one module, which says its version.
+    pub(crate) fn wheel(&self, context: &TestContext, name: &str, version: &str) {
+        let path = self.directory.join(format!("{name}-{version}-py3-none-any.whl"));
+        context.command("python3").args(["-c", WHEEL]).arg(&path).args([name, version]).ok();
     }
 
     /// The paths asked for so far.

@@ -4,6 +4,7 @@
 //! engines. Servers listen where the kernel says, never on a fixed port. Whatever waits has a generous limit and says
 //! what it waited for.
 
+pub(crate) mod apart;
 mod call;
 mod files;
 pub(crate) mod gpus;

@@ -15,6 +15,7 @@ mod looks;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use super::worker::{self, Properties, Worker};
 use crate::error::Failure;
 use crate::run::RunId;
 use runs::Running;
+use workers::Stale;
 
 /// How long runs may take to let go once they are to be left as they are.
 const FAREWELL: Duration = Duration::from_secs(15);
@@ -135,6 +137,8 @@ struct Looks {
     open: Vec<Job>,
     /// What sweeps remember; absent while one goes on.
     watch: Option<Watch>,
+    /// Workers of runs that are over.
+    stale: Stale,
     /// Since when runs of other workers have been unattended.
     foreign: BTreeMap<RunId, Instant>,
     next_report: Instant,
@@ -176,6 +180,7 @@ impl Dispatcher {
             sweeps: 0,
             open: Vec::new(),
             watch: Some(Watch::default()),
+            stale: Stale::new(),
             foreign: BTreeMap::new(),
             next_report: now,
             next_alive: desk.notify.watchdog().map(|it| now + it),
@@ -311,8 +316,7 @@ impl Dispatcher {
         self.errands.shutdown().await;
         // Runs that go on without us keep their worker: the next daemon is the same one.
         if self.running.is_empty() && !self.left_behind {
-            let worker = &self.desk.worker;
-            let _ = tokio::time::timeout(LAST_WORDS, worker.unregister(worker.id())).await;
+            let _ = tokio::time::timeout(LAST_WORDS, self.unregister_all()).await;
         }
     }
 }

@@ -149,6 +149,16 @@ impl Worker {
         self.send(Value::Null).await
     }
 
+    /// The ids of all workers that the server lists.
+    ///
+    /// # Errors
+    /// What [`Client::call`] gives.
+    pub async fn listed(&self) -> Result<Vec<String>, ApiError> {
+        let data = self.0.client.call("workers.get_all", &json!({ "last_seen": 0 })).await?;
+        let workers = data.get("workers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        Ok(workers.iter().filter_map(|it| it.get("id")?.as_str()).map(str::to_owned).collect())
+    }
+
     /// Tells the server that a worker, this one or one beside it, is gone.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ pub(super) struct Swept {
     left: Left,
     /// Whether those of other workers were looked for, too.
     all: bool,
+    /// Workers that the server lists, where that was asked.
+    listed: Vec<String>,
 }
 
 impl Dispatcher {
@@ -209,6 +211,7 @@ impl Dispatcher {
         }
         let (counter, queues) = (self.desk.counter.clone(), Arc::clone(&self.desk.queues));
         let places = self.desk.places.clone();
+        let (stale, worker) = (self.looks.stale.clone(), self.desk.worker.clone());
         // Other workers' runs are theirs for a while: only now and then they are looked at at all.
         let all = self.looks.sweeps.is_multiple_of(5);
         self.looks.sweeps += 1;
@@ -223,7 +226,8 @@ impl Dispatcher {
             // Tasks of runs that have a journal are not astray, whatever they look like.
             let known = known.into_iter().chain(left.iter().flatten().map(|it| it.0.task.clone())).collect();
             let back = watch.look(&counter, &queues, &known, Instant::now()).await;
-            Swept { watch, back, left, all }
+            let listed = stale.listed(&worker).await.unwrap_or_default();
+            Swept { watch, back, left, all, listed }
         }));
     }
 
@@ -247,10 +251,15 @@ impl Dispatcher {
         }
         match swept.left {
             Ok(left) => {
+                let workers = left.iter().map(|it| it.0.worker.clone()).collect();
+                self.unregister_stale(swept.listed, &workers);
                 self.free_what_is_over(&left);
                 self.adopt(left, swept.all);
             }
-            Err(error) => reporter.warning(format!("cannot look for runs that nobody attends: {error}")),
+            Err(error) => {
+                self.looks.stale.later();
+                reporter.warning(format!("cannot look for runs that nobody attends: {error}"));
+            }
         }
     }
 

@@ -152,10 +152,8 @@ impl Dispatcher {
         if job.worker == self.desk.worker.id() {
             self.say_busy();
         } else if !goes_on {
-            let worker = self.desk.worker.clone();
-            self.errands.spawn(async move {
-                let _ = worker.unregister(&job.worker).await;
-            });
+            let (stale, worker) = (self.looks.stale.clone(), self.desk.worker.clone());
+            self.errands.spawn(async move { stale.unregister(&worker, &job.worker).await });
         }
         self.say_what_runs();
         self.look_soon();

@@ -321,6 +321,32 @@ async fn what_the_machinery_failed_keeps_the_next_task_in_its_queue_for_a_while(
     daemon.stage.started(2).await;
 }
 
+/// As it is after a kill between the end of a run and the word that its worker is gone.
+#[tokio::test]
+async fn workers_of_runs_that_are_over_are_not_left_on_the_server() {
+    let world = World::new().await;
+    for worker in ["vm:0:service:gone", "vm:1:service:other", "another"] {
+        world.call("workers.register", json!({ "worker": worker, "queues": [] })).await;
+    }
+    let options = Options { slots: Slots::Services(None), ..Options::default() };
+    let _daemon = Daemon::start(&world, &[("services", None)], options).await;
+    let listed = async || {
+        let workers = world.workers().await;
+        let mut ids: Vec<String> =
+            workers.as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let expected = ["another", "vm:0", "vm:1:service:other"];
+    for _ in 0..200 {
+        if listed().await == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(listed().await, expected);
+}
+
 #[tokio::test]
 async fn services_run_together_up_to_their_limit() {
     let world = World::new().await;

@@ -143,6 +143,12 @@ pub fn is_secret_name(name: &str) -> bool {
         || words.len() > 1 && words.last().is_some_and(|it| it == "PWD")
 }
 
+/// Whether a variable's value is a secret: by its name, or by its value, an address with a password.
+#[must_use]
+pub fn is_secret_variable(name: &str, value: &str) -> bool {
+    is_secret_name(name) || strip_userinfo(value) != value
+}
+
 /// Whether a hyperparameter's value is a secret: by its name, save where the name is one that text models use
 /// (`eos_token`) or nothing is there to hide; or by its value, an address with a password.
 #[must_use]
@@ -222,6 +228,8 @@ mod tests {
         for name in ["TOKENIZERS_PARALLELISM", "max_tokens", "compass", "PWD", "key", "passes", "PYTHONPATH"] {
             assert!(!is_secret_name(name), "{name}");
         }
+        assert!(is_secret_variable("DATABASE", "postgres://u:p@h/x") && is_secret_variable("HF_TOKEN", "x"));
+        assert!(!is_secret_variable("https_proxy", "http://proxy:3128"));
         assert!(!is_secret_parameter("eos_token", "</s>"));
         assert!(!is_secret_parameter("token_dim", "128"));
         assert!(!is_secret_parameter("api_key", "None"));

@@ -1,5 +1,6 @@
 //! Login, envelope, versions, retries.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use url::Url;
 use super::token::Token;
 use super::{ApiError, Login, Server};
 use crate::http::{self, HttpError, Retry};
+use crate::secret::Secret;
 
 /// The newest version of the API this program speaks; a server that has only an older one is asked in that.
 const VERSION: (u32, u32) = (2, 23);
@@ -60,7 +62,21 @@ impl Client {
     /// # Errors
     /// [`ApiError::Setup`]
     pub fn new(server: Server, worker: impl Into<String>, retry: Retry) -> Result<Self, ApiError> {
+        Self::with_variables(server, worker, retry, BTreeMap::new())
+    }
+
+    /// The same with variables that count before the environment's where proxies are looked for.
+    ///
+    /// # Errors
+    /// [`ApiError::Setup`]
+    pub fn with_variables(
+        server: Server,
+        worker: impl Into<String>,
+        retry: Retry,
+        variables: BTreeMap<String, Secret>,
+    ) -> Result<Self, ApiError> {
         let options = http::Options {
+            variables,
             verify: server.verify,
             total: Some(Duration::from_secs(90)),
             // A redirect turns POST into GET; the original's servers do not redirect.

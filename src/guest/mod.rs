@@ -22,6 +22,7 @@ mod console;
 mod environment;
 mod error;
 mod help;
+mod memory;
 mod offline;
 mod online;
 mod parameters;

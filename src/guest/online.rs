@@ -13,14 +13,14 @@ use super::child::{End, Program};
 use super::console::{Console, Keep, Recorder};
 use super::settings::{Settings, hostname};
 use super::supervise::{Cause, Ended, Signals, supervise};
-use super::{GuestError, environment, parameters};
+use super::{GuestError, environment, memory, parameters};
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change, State};
 use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::http::Retry;
 use crate::launch::Mode;
-use crate::spool::{OutputWriter, Owner, Spool, drain};
+use crate::spool::{OutputWriter, Owner, ProgramEnd, Spool, drain};
 
 mod watch;
 
@@ -57,7 +57,7 @@ struct Run<'a> {
 /// Runs the task to its end.
 pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
     let Some(server) = settings.server.clone() else { return Err(GuestError::NoServer) };
-    let client = Client::new(server, hostname(), RETRY)?;
+    let client = Client::with_variables(server, hostname(), RETRY, settings.lent.clone())?;
     let mut signals = Signals::listen()?;
     let mut task = tokio::select! {
         task = take(settings, &client) => task?,
@@ -172,6 +172,7 @@ impl Run<'_> {
     }
 
     async fn to_the_end(&self, signals: &mut Signals, copy: Option<OutputWriter>) -> Result<Ended, GuestError> {
+        let before = memory::kills();
         let program = Program::of_task(&self.settings.launch, environment::task(self.settings, &self.id));
         let mut child = program.start()?;
         let console = child.pipes.take().map(|it| Console::start(it, &self.recorder, copy));
@@ -189,6 +190,11 @@ impl Run<'_> {
             tokio::spawn(send_lines(self.spool.clone(), self.client.clone())),
         ];
         let ended = supervise(&child, signals, &mut wishes, self.settings.grace).await;
+        let out_of_memory = before.zip(memory::kills()).is_some_and(|(before, now)| now > before);
+        if let (true, Some(spool)) = (self.settings.executor, self.settings.spools.first()) {
+            // What the engine tells of the container is enough as a rule.
+            let _ = ProgramEnd { code: ended.code, out_of_memory }.leave(spool);
+        }
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(console) = console {
             console.finish(LEFT_OPEN).await;

@@ -6,10 +6,13 @@
 //! Nothing is reached where [`is_offline`] says so, save a server that is told apart ([`Options::offline`]).
 //! In the in-image binary names are resolved by [`names`]; the C library's resolver is not reached.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{NoProxy, Proxy};
+
+use crate::secret::Secret;
 
 mod error;
 pub mod names;
@@ -37,6 +40,8 @@ pub struct Options {
     pub total: Option<Duration>,
     /// Whether redirects are followed (at most ten).
     pub redirects: bool,
+    /// Variables that count before the environment's: proxies whose passwords no environment is to hold.
+    pub variables: BTreeMap<String, Secret>,
     /// The Unix socket that all requests go to, whatever host they name.
     pub socket: Option<std::path::PathBuf>,
     /// Whether there is to be no client at all: [`HttpError::Offline`]. As [`is_offline`] says, by default.
@@ -51,6 +56,7 @@ impl Default for Options {
             read: Some(Duration::from_secs(60)),
             total: None,
             redirects: true,
+            variables: BTreeMap::new(),
             socket: None,
             offline: is_offline(),
         }
@@ -92,7 +98,8 @@ pub fn client(options: &Options) -> Result<reqwest::Client, HttpError> {
             reqwest::redirect::Policy::none()
         })
         .no_proxy();
-    for proxy in proxies(&|name| std::env::var(name).ok())? {
+    let given = |name: &str| options.variables.get(name).map(|it| it.reveal().to_owned());
+    for proxy in proxies(&|name| given(name).or_else(|| std::env::var(name).ok()))? {
         builder = builder.proxy(proxy);
     }
     if let Some(socket) = &options.socket {
@@ -172,5 +179,26 @@ mod tests {
         let text = crate::error::Failure::from(error).to_string();
         assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
         assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_came_in_a_file_is_asked_with_its_password() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://jo:hush@{}", listener.local_addr().unwrap());
+        let variables = BTreeMap::from([("http_proxy".to_owned(), Secret::new(proxy))]);
+        let client = client(&Options { variables, ..Options::default() }).unwrap();
+        let asked = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut said = vec![0; 4096];
+            let size = stream.read(&mut said).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&said[..size]).to_ascii_lowercase()
+        };
+        let (said, answer) = tokio::join!(asked, client.get("http://server.test/x").send());
+        assert_eq!(answer.unwrap().status(), 204);
+        assert!(said.starts_with("get http://server.test/x "), "{said}");
+        // jo:hush
+        assert!(said.contains("proxy-authorization: basic am86ahvzaa=="), "{said}");
     }
 }

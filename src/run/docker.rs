@@ -5,6 +5,7 @@
 //! what the log had not told by the end is read once more after it. Variables, credentials among them, go through the API and never stand in an argument of a program. A run is found
 //! again by its label, whoever started it. The host's proxies and certificates are lent to a run on this machine.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +20,7 @@ use crate::config::Environment;
 use crate::engine::{Bind, ContainerSpec, Docker, EngineError, LogChunk, Output};
 use crate::process::Hangup;
 use crate::sandbox::lend;
-use crate::secret::Secret;
+use crate::secret::{Secret, is_secret_variable};
 
 /// The label by which a run's container is found.
 pub const RUN_LABEL: &str = "io.github.agent.run";
@@ -55,12 +56,22 @@ impl std::fmt::Debug for DockerRun {
 pub fn lend_host(docker: &Docker, spec: &mut ContainerSpec) {
     if docker.is_local() {
         lend_to(spec);
+        for (name, value) in secret_proxies() {
+            spec.env.entry(name).or_insert(value);
+        }
     }
 }
 
-/// The same for a container that is known to be on this machine.
+/// The host's proxies that hold a password: not for an environment that an engine tells.
+#[must_use]
+pub fn secret_proxies() -> BTreeMap<String, Secret> {
+    let all = lend::proxies().into_iter();
+    all.filter(|(name, value)| is_secret_variable(name, value)).map(|(name, it)| (name, Secret::new(it))).collect()
+}
+
+/// The same for a container that is known to be on this machine, but for what an engine must not tell.
 pub(super) fn lend_to(spec: &mut ContainerSpec) {
-    for (name, value) in lend::proxies() {
+    for (name, value) in lend::proxies().into_iter().filter(|(name, value)| !is_secret_variable(name, value)) {
         spec.env.entry(name).or_insert_with(|| Secret::new(value));
     }
     // In a container of its own the agent's files are none of the engine's machine.

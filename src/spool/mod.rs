@@ -5,6 +5,7 @@
 //! ├── owner.json         whose lines these are: format, task, worker
 //! ├── lock               held by the process that writes or drains
 //! ├── output             what the program printed, byte for byte (`output`)
+//! ├── end.json           how the program ended (`end`)
 //! ├── 00000007.lines     records, oldest segment first; the highest number is being written
 //! ├── 00000008.lines
 //! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>] <time>": what the server has, what was
@@ -31,10 +32,12 @@ use crate::digest::Digest;
 use crate::fs::{FileLock, Sharing};
 
 mod drain;
+mod end;
 mod output;
 mod records;
 
 pub use drain::{DrainError, drain};
+pub use end::ProgramEnd;
 pub use output::{OUTPUT, OutputReader, OutputWriter, Piece};
 use records::{Records, create_segment, segment_path, segments};
 

@@ -19,13 +19,13 @@ use crate::fs::{create_private_dir, write_whole};
 use crate::launch;
 use crate::lock::Lock;
 use crate::process::command_line;
-use crate::run::RunSpec;
 use crate::run::arguments::Gpus;
 use crate::run::lends::{self, Account, Lending};
 use crate::run::ports::{self, Ports};
 use crate::run::settings::{Asked, Chosen, of_task};
 use crate::run::templates::{self, Values};
-use crate::secret::{Secret, is_secret_name};
+use crate::run::{EngineKind, RunSpec, docker};
+use crate::secret::{Secret, is_secret_variable};
 
 /// Where the configuration is inside.
 const CONFIG: &str = "/opt/agent/clearml.conf";
@@ -203,7 +203,14 @@ impl Unit {
                 container.env.entry(name.clone()).or_insert_with(|| Secret::new(value));
             }
         }
-        let names: Vec<String> = container.env.keys().filter(|it| is_secret_name(it)).cloned().collect();
+        // A native run is lent its proxies in no environment that anybody tells.
+        if settings.engine != EngineKind::Native {
+            for (name, value) in docker::secret_proxies() {
+                container.env.entry(name).or_insert(value);
+            }
+        }
+        let secret = container.env.iter().filter(|(name, value)| is_secret_variable(name, value.reveal()));
+        let names: Vec<String> = secret.map(|(name, _)| name.clone()).collect();
         let mut hidden: BTreeMap<String, Secret> =
             names.into_iter().filter_map(|name| container.env.remove_entry(&name)).collect();
         if let Some(token) = &settings.api.token {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::server;
+use super::server::{self, Seen};
 use super::{Ask, Ending, Halt, Interruption, Step, Unit};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{Found, Outcome};
-use crate::spool::SpoolError;
+use crate::spool::{ProgramEnd, SpoolError};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
@@ -313,10 +313,13 @@ impl Unit {
     /// Where the task has something of its own to do before it stops, waits until that is done.
     async fn callback(&self) {
         let began = Instant::now();
+        let mut limit = Duration::ZERO;
         loop {
-            // A server that is away does not say that it is done either.
-            let Ok(Some(seen)) = server::look(&self.executor.client, &self.record().task).await else { return };
-            let Some(limit) = seen.callback() else { return };
+            // A server that is away does not say that it is done: then what it said last counts.
+            if let Ok(seen) = server::look(&self.executor.client, &self.record().task).await {
+                let Some(asked) = seen.as_ref().and_then(Seen::callback) else { return };
+                limit = asked;
+            }
             if began.elapsed() > limit {
                 return;
             }
@@ -329,11 +332,24 @@ impl Unit {
         let outcome = match outcome {
             None if self.record().wish.is_some() => return self.ended(Ending::Stopped),
             None => Outcome::Lost { reason: "it is gone, and nobody knows how it ended".to_owned() },
-            Some(outcome) => outcome,
+            Some(outcome) => self.known_better(outcome),
         };
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
         let lost_gpu = if wrong && self.record().wish.is_none() { self.lost_gpu().await } else { None };
         self.ended(Ending::Ran { outcome, lost_gpu })
+    }
+
+    /// What the in-image program has left counts where the engine knows less: not every one hears that the kernel killed
+    /// for memory, and a container that went down with its engine is given 255 by the next one.
+    fn known_better(&self, outcome: Outcome) -> Outcome {
+        let Outcome::Exited { code: code @ 1.., out_of_memory } = outcome else { return outcome };
+        match ProgramEnd::of(&self.entry.spool()) {
+            Some(end) => Outcome::Exited { code, out_of_memory: out_of_memory || end.out_of_memory },
+            None if code == 255 => {
+                Outcome::Lost { reason: "its container went down with the engine or the machine".to_owned() }
+            }
+            None => outcome,
+        }
     }
 
     /// A device of the task that was there and is not any more.

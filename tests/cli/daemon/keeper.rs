@@ -1,5 +1,7 @@
 //! Engines that keep containers, looked at with their own programs.
 
+use serde_json::Value;
+
 use super::Place;
 use crate::support::{Engine, require, wait_until};
 
@@ -47,6 +49,14 @@ impl Keeper {
         let filter = format!("label={}={}", agent::run::docker::RUN_LABEL, unit["run"].as_str().unwrap());
         let said = self.says(place, &[list, &["--filter", &filter]].concat());
         said.lines().map(str::to_owned).collect()
+    }
+
+    /// All that it tells of the one container of a task's last run.
+    #[track_caller]
+    pub(super) fn inspected(self, place: &Place<'_>, task: &str) -> Value {
+        let containers = self.containers(place, task);
+        assert_eq!(containers.len(), 1, "{containers:?}");
+        serde_json::from_str::<Value>(&self.says(place, &["inspect", &containers[0]])).unwrap()[0].take()
     }
 
     /// Waits until no container of a task's last run is there, running or not.

@@ -11,6 +11,7 @@ mod gpus;
 mod keeper;
 mod kill;
 mod kills;
+mod lent;
 mod lines;
 mod order;
 mod pipeline;

@@ -136,7 +136,7 @@ async fn a_program_that_completes_its_task_itself_runs_on() {
 async fn the_sdk_gets_the_time_it_asked_for() {
     let (world, mut unit) = staying_in(Phase::Run).await;
     let mut runtime = world.document().await["runtime"].clone();
-    runtime["_abort_callback_timeout"] = json!(180);
+    runtime["_abort_callback_timeout"] = json!(180.0);
     world.call("tasks.edit", json!({ "task": world.task, "force": true, "runtime": runtime })).await;
     world.call("tasks.stop", json!({ "task": world.task })).await;
     tokio::time::sleep(Duration::from_millis(400)).await;

@@ -19,6 +19,8 @@ use crate::http;
 use crate::oci::Reference;
 use crate::registry::auth::Login;
 
+mod over;
+
 /// Podman's own API.
 #[derive(Clone)]
 pub struct Libpod {
@@ -77,6 +79,8 @@ struct State {
     oom_killed: bool,
     #[serde(default)]
     exit_code: i64,
+    #[serde(default)]
+    conmon_pid: i64,
     #[serde(default)]
     started_at: Option<String>,
     #[serde(default)]
@@ -299,9 +303,16 @@ impl Libpod {
     /// # Errors
     /// [`EngineError`] when it does not answer.
     pub async fn state(&self, id: &str) -> Result<Option<ContainerState>, EngineError> {
+        match self.inspected(id).await? {
+            Some(found) => self.true_state(found).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn inspected(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
         let path = format!("containers/{id}/json");
         match self.call(reqwest::Method::GET, &path, None, "inspect the container").await {
-            Ok(answer) => Ok(Some(state(self.parse("inspect", &answer)?))),
+            Ok(answer) => Ok(Some(self.parse("inspect", &answer)?)),
             Err(EngineError::Refused { status: 404, .. }) => Ok(None),
             Err(error) => Err(error),
         }

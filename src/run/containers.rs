@@ -131,7 +131,10 @@ impl Containers {
 
     fn outcome(&self, state: &ContainerState) -> Outcome {
         let lost = |reason: &str| Outcome::Lost { reason: reason.to_owned() };
-        let Some(code) = state.exit_code else { return lost("its container did not leave an exit code") };
+        // Podman writes -1 where whoever would have told it was killed.
+        let Some(code) = state.exit_code.filter(|it| *it >= 0) else {
+            return lost("its container did not leave an exit code");
+        };
         // What was running when the machine went down is given 255 by the engine that comes up with it.
         if code == 255 && self.is_local() && boot_time().is_some_and(|it| is_across(state, it)) {
             return lost("the machine was restarted");
@@ -241,4 +244,34 @@ fn boot_time() -> Option<Timestamp> {
 /// Whether a container started before a moment and ended after it.
 fn is_across(state: &ContainerState, moment: Timestamp) -> bool {
     state.started.is_some_and(|it| it < moment) && state.finished.is_some_and(|it| it >= moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_went_down_with_its_machine_is_told_from_one_that_ended() {
+        let boot: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let across = |started: Option<&str>, finished: Option<&str>| {
+            let at = |text: &str| text.parse::<Timestamp>().unwrap();
+            let state = ContainerState {
+                id: String::new(),
+                labels: std::collections::BTreeMap::new(),
+                created: false,
+                running: false,
+                started: started.map(at),
+                finished: finished.map(at),
+                exit_code: Some(255),
+                oom_killed: false,
+                error: None,
+            };
+            is_across(&state, boot)
+        };
+        let (before, later, after) = ("2026-01-01T12:00:00Z", "2026-01-01T23:59:59Z", "2026-01-02T00:00:07Z");
+        assert!(across(Some(before), Some(after)));
+        assert!(!across(Some(before), Some(later)) && !across(Some(after), Some(after)));
+        assert!(!across(Some(before), None) && !across(None, Some(after)));
+        assert!(boot_time().is_some_and(|it| it < Timestamp::now()));
+    }
 }

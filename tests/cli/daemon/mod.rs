@@ -8,6 +8,7 @@ mod devices;
 mod ending;
 mod flags;
 mod gpus;
+mod host;
 mod keeper;
 mod kill;
 mod kills;

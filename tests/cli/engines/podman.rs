@@ -48,3 +48,27 @@ fn a_run_is_started_found_stopped_and_removed() {
     outlives_its_starter(EngineKind::Podman, &runs, &store, &image);
     context.command("podman").args(["rmi", "--force", &name]).ok();
 }
+
+/// What this machine may not have the means for (a bridge) is noted at least as it was asked for.
+#[test]
+fn ports_are_what_podman_takes_them_for() {
+    require(Engine::Podman);
+    let context = TestContext::new();
+    let name = name("podman-noted");
+    let mut spec = agent::engine::ContainerSpec { image: name.clone(), ..Default::default() };
+    let text = "-p 127.0.0.1:18080:8080 -p 5353:53/udp --network bridge --pids-limit 77 --group-add 44";
+    agent::run::arguments::apply(&mut spec, text).unwrap();
+    let id = block(async {
+        let (around, image) = shell(&context).await;
+        podman(&around, &image, &program(), &name.parse().unwrap()).await.unwrap();
+        Libpod::of_ours(program()).unwrap().create(&spec).await.unwrap()
+    });
+    let inspected = context.command("podman").args(["inspect", &id]).ok();
+    let host = &serde_json::from_str::<serde_json::Value>(&inspected).unwrap()[0]["HostConfig"];
+    let at = |address: &str, port: &str| serde_json::json!([{ "HostIp": address, "HostPort": port }]);
+    let ports = serde_json::json!({ "8080/tcp": at("127.0.0.1", "18080"), "53/udp": at("", "5353") });
+    assert_eq!(host["PortBindings"], ports, "{inspected}");
+    assert_eq!((&host["PidsLimit"], &host["GroupAdd"]), (&serde_json::json!(77), &serde_json::json!(["44"])));
+    context.command("podman").args(["rm", "--force", &id]).ok();
+    context.command("podman").args(["rmi", "--force", &name]).ok();
+}

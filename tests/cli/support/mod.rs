@@ -6,6 +6,7 @@
 
 pub(crate) mod apart;
 mod call;
+mod dockerd;
 mod files;
 pub(crate) mod gpus;
 pub(crate) mod images;
@@ -20,6 +21,7 @@ mod wait;
 use std::path::{Path, PathBuf};
 
 pub(crate) use call::{Call, Outcome, Running};
+pub(crate) use dockerd::Dockerd;
 pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;

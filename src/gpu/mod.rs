@@ -113,16 +113,13 @@ pub fn discover() -> Result<Discovery, GpuError> {
     Ok(Discovery::NoDriver(format!("no NVIDIA driver on this machine ({missing})")))
 }
 
-/// What to load: the library of the driver's own root where one is named, else what the loader finds.
+/// What to load: the library of the driver's own root where one is named, then what the loader finds, then what lies where
+/// the loader was not told to look, as in containers that the driver is mounted into.
 fn libraries() -> Vec<OsString> {
     let root = driver::root();
-    let mut names: Vec<OsString> = Vec::new();
-    if root != Path::new("/") {
-        let own = driver::directories(&root).into_iter().map(|it| it.join(LIBRARIES[0])).filter(|it| it.exists());
-        names.extend(own.map(OsString::from));
-    }
-    names.extend(LIBRARIES.map(OsString::from));
-    names
+    let lying = driver::directories(&root).into_iter().map(|it| it.join(LIBRARIES[0])).filter(|it| it.exists());
+    let (lying, known) = (lying.map(OsString::from), LIBRARIES.map(OsString::from));
+    if root == Path::new("/") { known.into_iter().chain(lying).collect() } else { lying.chain(known).collect() }
 }
 
 fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {

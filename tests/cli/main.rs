@@ -8,6 +8,7 @@
 mod support;
 
 mod build;
+mod compose;
 mod config;
 mod daemon;
 mod deliver;

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(crate) enum Engine {
     Docker,
     Podman,
+    /// What starts containers that belong together in Docker.
+    Compose,
     Skopeo,
     Umoci,
     Registry,
@@ -34,6 +36,7 @@ pub(crate) fn require(engine: Engine) {
     let (there, install) = match engine {
         Engine::Docker => (answers(&docker_socket(), "/_ping"), "apt-get install docker.io"),
         Engine::Podman => (answers(&podman_socket(), "/libpod/_ping"), "apt-get install podman"),
+        Engine::Compose => (runs("docker-compose", "--version"), "apt-get install docker-compose"),
         Engine::Skopeo => (runs("skopeo", "--version"), "apt-get install skopeo"),
         Engine::Umoci => (runs("umoci", "--version"), "apt-get install umoci"),
         Engine::Registry => (runs("docker-registry", "--version"), "apt-get install docker-registry"),

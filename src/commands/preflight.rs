@@ -14,6 +14,7 @@ use crate::lock::Lock;
 use crate::secret::Secret;
 use crate::settings::TaskSettings;
 use crate::store::Store;
+use crate::system::recipe;
 
 /// This machine, for a run with certain GPUs.
 pub(super) struct Here {
@@ -52,9 +53,12 @@ impl Here {
     /// Looks at a whole lock before anything of it is built.
     pub(super) async fn check(&self, around: &Around, lock: &Lock) -> Result<(), Failure> {
         // What cannot be had any more is told by the build, which needs more of it.
-        let config = match lock.base.recipe {
+        let config = match &lock.base.recipe {
             None => crate::lock::base::open(around, &lock.base).await.map_or(Value::Null, |it| it.config),
-            Some(_) => Value::Null,
+            Some(recipe) => {
+                let name = lock.base.name.as_deref().unwrap_or_default();
+                recipe::configuration(name, &recipe.text).unwrap_or_default()
+            }
         };
         let mut machine = Machine::here(&self.gpus, &self.found, &around.store, lock);
         let mut told = preflight(&config, lock, &machine);

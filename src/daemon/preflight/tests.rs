@@ -185,11 +185,8 @@ fn a_base_is_known_to_be_of_no_use_before_it_is_fetched() {
 
 #[test]
 fn the_recipe_with_cuda_asks_for_a_driver_that_knows_its_cuda() {
-    let recipe: toml::Table = crate::system::recipe::text("debian-cuda").unwrap().parse().unwrap();
-    let variables = recipe["environment"].as_table().unwrap();
-    let env: Vec<String> =
-        variables.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
-    let config = config(&env.iter().map(String::as_str).collect::<Vec<_>>());
+    let text = crate::system::recipe::text("debian-cuda").unwrap();
+    let config = crate::system::recipe::configuration("debian-cuda", text).unwrap();
     let lock = lock(vec![distribution("nvidia-cuda-runtime-cu12", "12.6.77", 1)]);
     assert_eq!(outcome(&config, &lock, &machine("560.35.05", "12.6", "tesla")), Ok(String::new()));
     assert_eq!(outcome(&config, &lock, &machine("580.65.06", "13.0", "geforce")), Ok(String::new()));

@@ -89,6 +89,13 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     let outcome = build(&task, &["--gpus", "0"]).run().exits(80);
     assert!(outcome.stderr.contains(required), "{}", outcome.stderr);
     assert!(!layers.iter().any(|it| world.has(it)), "a layer was fetched");
+    // What a recipe would make is known before it is made.
+    let made = world.task("recipe:debian-cuda", "");
+    let outcome = build(&made, &["--gpus", "0"]).run().exits(80);
+    let wanted =
+        "the image requires `cuda>=12.6` (NVIDIA_REQUIRE_CUDA), and GPU 0 has driver 550.54.14, CUDA up to 12.4";
+    assert!(outcome.stderr.contains(wanted), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("recipe debian-cuda"), "something of it was made: {}", outcome.stderr);
     build(&world.task(&fits, ""), &["--gpus", "0"]).ok();
     // A task may do without the check.
     let own = world.task(&newer, "");

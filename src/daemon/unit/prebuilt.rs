@@ -170,7 +170,11 @@ async fn find(executor: &Executor, task: &str, gpus: &GpuSet) -> Result<Option<A
     let user = ready.config.pointer("/config/User").and_then(Value::as_str).filter(|it| !it.is_empty());
     let user = user.map(str::to_owned);
     match place(&around, settings.engine, task, ready.place).await? {
-        Some(image) => Ok(Some(AsItIs { shown: counted.choice.image.clone(), lock, image, user, warnings })),
+        Some(image) => {
+            // One that was made here for another task is this one's too: it must not be removed before this one runs.
+            executor.images().used(&image);
+            Ok(Some(AsItIs { shown: counted.choice.image.clone(), lock, image, user, warnings }))
+        }
         None => Ok(None),
     }
 }

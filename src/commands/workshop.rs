@@ -122,6 +122,7 @@ fn git_credentials(agent: &Agent) -> Vec<HostCredentials> {
 pub(super) async fn task(settings: &TaskSettings, context: &Context) -> Result<Asked, Failure> {
     match &settings.source {
         TaskSource::Server(name) => {
+            let Some(_) = &settings.api.server else { return Err(NoServer { file: true }.into()) };
             let client = client(&settings.api, context)?;
             let answer = tasks::find(&client, name).await?;
             let task = wire::parse(&answer).during(|| format!("cannot read task `{name}`"))?;
@@ -136,7 +137,7 @@ pub(super) async fn task(settings: &TaskSettings, context: &Context) -> Result<A
 
 /// A client for the configured server.
 pub(super) fn client(api: &Api, context: &Context) -> Result<Client, Failure> {
-    let Some(server) = &api.server else { return Err(NoServer.into()) };
+    let Some(server) = &api.server else { return Err(NoServer { file: false }.into()) };
     let login = match (&api.token, &api.credentials) {
         (Some(token), _) => Login::Token(token.clone()),
         (None, Some(keys)) => Login::Keys(keys.clone()),
@@ -333,7 +334,10 @@ pub(super) fn write_file(path: PathBuf, bytes: Vec<u8>) -> impl FnOnce() -> Resu
 /// No server is configured.
 #[derive(Debug, thiserror::Error)]
 #[error("no ClearML server is configured")]
-struct NoServer;
+struct NoServer {
+    /// Whether the task may come from a file instead.
+    file: bool,
+}
 
 impl Explain for NoServer {
     fn kind(&self) -> Kind {
@@ -341,9 +345,9 @@ impl Explain for NoServer {
     }
 
     fn hints(&self) -> Vec<String> {
+        let file = if self.file { ", or read the task from a file with --task" } else { "" };
         vec![
-            "Set api.api_server in ~/clearml.conf or CLEARML_API_HOST, or read the task from a file with --task."
-                .to_owned(),
+            format!("Set api.api_server in ~/clearml.conf or CLEARML_API_HOST{file}."),
             "`agent server --data DIR` runs a server here and writes a clearml.conf for it.".to_owned(),
         ]
     }

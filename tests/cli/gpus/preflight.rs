@@ -102,6 +102,10 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     let container = json!({ "image": newer, "arguments": "-e NVIDIA_DISABLE_REQUIRE=1" });
     world.server.call("tasks.edit", &json!({ "task": own, "container": container }));
     build(&own, &["--gpus", "0"]).ok();
+    // And the machine's own arguments may.
+    let unchecked = r#"["-e", "NVIDIA_DISABLE_REQUIRE=1"]"#;
+    let by_agent = |call: Call| call.env("CLEARML_AGENT__AGENT__EXTRA_DOCKER_ARGUMENTS", unchecked);
+    by_agent(build(&task, &["--gpus", "0"])).ok();
 
     // An image that is built already says it too.
     let target = registry.reference("team/train:1");
@@ -112,6 +116,9 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     world.agent(&["execute", "--id", &clone, "--native", "--gpus", "0"]).run().exits(80);
     let (status, reason) = world.told(&clone);
     assert!(status == "failed" && reason.contains(&format!("the task is not run here: {required}")), "{reason}");
+    world.server.call("tasks.reset", &json!({ "task": clone, "force": true }));
+    world.driver.nodes();
+    by_agent(world.agent(&["execute", "--id", &clone, "--native", "--gpus", "0"])).run().success();
 }
 
 #[test]

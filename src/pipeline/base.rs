@@ -33,7 +33,8 @@ pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> R
 /// What is known of a base that is still to be made: a recipe says what its configuration will say.
 pub(super) fn foretold(request: &Request) -> Result<Option<Value>, Failure> {
     let Request::Recipe(name) = request else { return Ok(None) };
-    Ok(Some(recipe::configuration(name, recipe::text(name)?)?))
+    let told = recipe::text(name).and_then(|text| recipe::configuration(name, text));
+    told.map(Some).during(|| format!("cannot use base image `{request}`"))
 }
 
 /// The base a lock pins.

@@ -10,14 +10,18 @@ use crate::base::Around;
 use crate::clearml::Client;
 use crate::clearml::tasks::State;
 use crate::cli::build::BuildArgs;
+use crate::daemon::preflight::is_off;
 use crate::daemon::writeback;
 use crate::engine::Podman;
 use crate::error::{During, Explain, Failure, Kind};
 use crate::image::deliver::{Delivered, Destination, deliver};
 use crate::image::{Image, named, scan};
 use crate::lock::Lock;
+use crate::lock::arguments::without_secrets;
 use crate::oci::Reference;
 use crate::pipeline::{self, Built};
+use crate::report::Reporter;
+use crate::run::variables;
 use crate::secret::Secret;
 use crate::settings::{BuildSettings, Output, TaskSource, size};
 use crate::task::Task;
@@ -27,14 +31,14 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
     let settings = BuildSettings::merge(&args, &context.session)?;
     let bound = size::store_bound(&context.session)?;
     settings.task.notes.iter().for_each(|it| context.ui.reporter().note(it));
-    let Locked { lock, secrets, shop, named, stop: _stop } = locked(&settings, context).await?;
+    let Locked { lock, unchecked, secrets, shop, named, stop: _stop } = locked(&settings, context).await?;
     let name = settings.target.clone().map_or_else(|| default_name(&lock), Ok)?;
     if let Some(path) = &settings.lock_file {
         let (path, lock) = (path.clone(), lock.clone());
         blocking(move || Ok(lock.write(&path)?)).await?;
     }
     if let Some(here) = Here::of(&settings.task).await? {
-        here.check(&shop.around, &lock).await?;
+        here.check(&shop.around, &lock, unchecked).await?;
     }
     let destinations = destinations(&settings, &name, &shop.around).await;
     if settings.dry_run {
@@ -65,6 +69,8 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
 /// What is built, and with what.
 struct Locked {
     lock: Lock,
+    /// Whether its runs do without the check of the driver.
+    unchecked: bool,
     secrets: BTreeMap<String, Secret>,
     shop: Arc<pipeline::Workshop>,
     /// The task that is to name the image.
@@ -107,6 +113,24 @@ impl Naming {
         Ok(Some(Self { client, id, task: asked.task.clone(), draft: status == "created" }))
     }
 
+    /// Has the task ask for the arguments that the image was built with, which are not its own where they stood on the
+    /// command line: else the image would not be what the task asks for. Values of secrets stay out of the task, as they
+    /// stay out of the image.
+    fn carries(&mut self, arguments: &str, reporter: &dyn Reporter) -> Result<(), Failure> {
+        if self.task.container.arguments.as_deref() == Some(arguments) {
+            return Ok(());
+        }
+        let (text, secrets) = without_secrets(arguments)?;
+        if !secrets.is_empty() {
+            reporter.warning(format!(
+                "the task names {} without a value: its runs get it from where they run",
+                secrets.join(", ")
+            ));
+        }
+        self.task.container.arguments = Some(text);
+        Ok(())
+    }
+
     async fn names(self, image: &str, lock: &Lock) -> Result<String, Failure> {
         let named = writeback::image(&self.client, &self.id, &self.task.container, image, !self.draft).await;
         // What was made of a branch is what its task asks for only as long as both mean one commit.
@@ -145,15 +169,22 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
         let lock = blocking(move || Ok(Lock::read(&path)?)).await?;
         let (shop, stop) = make_workshop(&settings.task, context).await?;
         let secrets = secrets(&settings.task, None, (&shop.indexes, &context.session.environment));
-        return Ok(Locked { lock, secrets, shop: made(shop), named: None, stop });
+        // What its runs here get besides.
+        let (agent, default) = (&settings.task.agent, settings.task.base.fallback.arguments.as_deref());
+        let unchecked = is_off(&variables(default, agent, &context.session.environment));
+        return Ok(Locked { lock, unchecked, secrets, shop: made(shop), named: None, stop });
     }
     let asked = task(&settings.task, context).await?;
-    let named = if settings.update_task && !settings.dry_run { Naming::of(&asked)? } else { None };
+    let mut named = if settings.update_task && !settings.dry_run { Naming::of(&asked)? } else { None };
     let (shop, stop) = make_workshop(&settings.task, context).await?;
     let secrets = secrets(&settings.task, Some(&asked.task), (&shop.indexes, &context.session.environment));
     let shop = made(shop);
-    let lock = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
-    Ok(Locked { lock, secrets, shop, named, stop })
+    let pinned = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
+    let workshop::Pinned { lock, arguments, unchecked } = pinned;
+    if let (Some(named), Some(arguments)) = (&mut named, arguments) {
+        named.carries(&arguments, &*context.ui.reporter())?;
+    }
+    Ok(Locked { lock, unchecked, secrets, shop, named, stop })
 }
 
 /// Builds, and looks for secrets in what came out.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::preflight::Here;
-use super::workshop::{lock as pin, task, workshop};
+use super::workshop::{Pinned, lock as pin, task, workshop};
 use super::{Context, blocking};
 use crate::cli::lock::LockArgs;
 use crate::error::Failure;
@@ -19,9 +19,9 @@ pub(super) async fn run(args: LockArgs, context: &Context) -> Result<u8, Failure
     let asked = task(&settings, context).await?;
     let (shop, _stop) = workshop(&settings, context).await?;
     let shop = Arc::new(shop);
-    let lock = pin(Arc::clone(&shop), asked, &settings, context).await?;
+    let Pinned { lock, unchecked, .. } = pin(Arc::clone(&shop), asked, &settings, context).await?;
     if let Some(here) = Here::of(&settings).await? {
-        here.check(&shop.around, &lock).await?;
+        here.check(&shop.around, &lock, unchecked).await?;
     }
     if args.lock_file == Path::new("-") {
         let documents = lock.documents();

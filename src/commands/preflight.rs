@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::blocking;
 use crate::base::Around;
-use crate::daemon::preflight::{DISABLE, Machine, PreflightError, glance, is_set, preflight};
+use crate::daemon::preflight::{Machine, PreflightError, glance, is_off, preflight};
 use crate::digest::Digest;
 use crate::error::{During, Failure};
 use crate::gpu::{self, Ask, Discovery, GpuSet};
@@ -14,6 +14,7 @@ use crate::lock::Lock;
 use crate::secret::Secret;
 use crate::settings::TaskSettings;
 use crate::store::Store;
+use crate::system::recipe;
 
 /// This machine, for a run with certain GPUs.
 pub(super) struct Here {
@@ -43,25 +44,28 @@ impl Here {
         variables: &BTreeMap<String, Secret>,
         (config, layers): (&Value, &[(Digest, u64)]),
     ) -> Result<(), Failure> {
-        let off = variables.get(DISABLE).is_some_and(|it| is_set(it.reveal()));
+        let off = is_off(variables);
         let present = layers.iter().map(|it| it.0).filter(|it| store.has(it).is_some()).collect();
         let machine = Machine { present, ..Machine::empty(&self.gpus, &self.found, store) };
         glance(config, layers, off, &machine).during(cannot)
     }
 
-    /// Looks at a whole lock before anything of it is built.
-    pub(super) async fn check(&self, around: &Around, lock: &Lock) -> Result<(), Failure> {
+    /// Looks at a whole lock before anything of it is built; `unchecked` where its runs do without the driver's check.
+    pub(super) async fn check(&self, around: &Around, lock: &Lock, unchecked: bool) -> Result<(), Failure> {
         // What cannot be had any more is told by the build, which needs more of it.
-        let config = match lock.base.recipe {
+        let config = match &lock.base.recipe {
             None => crate::lock::base::open(around, &lock.base).await.map_or(Value::Null, |it| it.config),
-            Some(_) => Value::Null,
+            Some(recipe) => {
+                let name = lock.base.name.as_deref().unwrap_or_default();
+                recipe::configuration(name, &recipe.text).unwrap_or_default()
+            }
         };
         let mut machine = Machine::here(&self.gpus, &self.found, &around.store, lock);
-        let mut told = preflight(&config, lock, &machine);
+        let mut told = preflight(&config, lock, unchecked, &machine);
         if matches!(told, Err(PreflightError::Space { .. })) {
             // What an engine has of the base is not fetched for it.
             machine.present.extend(in_engine(around, lock).await);
-            told = preflight(&config, lock, &machine);
+            told = preflight(&config, lock, unchecked, &machine);
         }
         for warning in told.during(cannot)? {
             around.reporter.warning(warning.0);

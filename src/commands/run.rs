@@ -17,9 +17,8 @@ use super::inspect::lock_of;
 use crate::base::{Around, Request};
 use crate::cli::run::{RunArgs, RunEngine};
 use crate::config::Api;
-use crate::engine::ContainerSpec;
-use crate::error::Failure;
-use crate::image::deliver::DeliverError;
+use crate::engine::{ContainerSpec, Docker, EngineError};
+use crate::error::{Explain, Failure, Kind};
 use crate::image::read::{self, ReadError};
 use crate::launch;
 use crate::oci::Platform;
@@ -59,9 +58,12 @@ async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) 
     match args.engine {
         RunEngine::Native => natively::run(args, around, given, context).await,
         RunEngine::Docker => {
-            let Some(engine) = around.docker.clone() else {
-                return Err(DeliverError::NoEngine { name: args.image.clone() }.into());
+            let engine = Docker::connect_default();
+            let engine = match engine {
+                Ok(engine) => engine.ping().await.map(|()| engine),
+                none => none,
             };
+            let engine = engine.map_err(|source| NoDocker { image: args.image.clone(), source })?;
             docker::run(args, around, docker::Place { engine, podman: None }, given, context).await
         }
         RunEngine::Podman => {
@@ -69,6 +71,27 @@ async fn start(args: &RunArgs, around: Around, given: Given, context: &Context) 
             let place = docker::Place { engine: podman.docker()?, podman: Some(podman) };
             docker::run(args, around, place, given, context).await
         }
+    }
+}
+
+/// Nothing can run in Docker.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no Docker to run `{image}` in")]
+struct NoDocker {
+    image: String,
+    #[source]
+    source: EngineError,
+}
+
+impl Explain for NoDocker {
+    fn kind(&self) -> Kind {
+        self.source.kind()
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let mut hints = self.source.hints();
+        hints.push("Or run it without: `--engine native`, the default, needs no engine.".to_owned());
+        hints
     }
 }
 

@@ -15,6 +15,7 @@ use super::preflight::Here;
 use super::{Context, blocking};
 use crate::clearml::{self, Client, Login, Server, artifacts, tasks};
 use crate::config::{Agent, Api, Environment};
+use crate::daemon::preflight::is_off;
 use crate::digest::Digest;
 use crate::error::{During, Explain, Failure, Kind};
 use crate::git::{Access, HostCredentials, Repositories, Scheme, SshRules};
@@ -26,11 +27,10 @@ use crate::oci::Platform;
 use crate::pipeline::{self, Wishes, Workshop};
 use crate::python::indexes::Indexes;
 use crate::run::choice::Counted;
-use crate::run::policy;
+use crate::run::{policy, variables};
 use crate::sandbox::lend;
 use crate::secret::{Credentials, Secret, is_secret_name, is_secret_parameter, split_userinfo};
 use crate::settings::{TaskSettings, TaskSource};
-use crate::switches::{self, Part};
 use crate::task::{Task, clearml as wire, file};
 
 /// The largest diff that is fetched from an artifact, in bytes.
@@ -122,6 +122,7 @@ fn git_credentials(agent: &Agent) -> Vec<HostCredentials> {
 pub(super) async fn task(settings: &TaskSettings, context: &Context) -> Result<Asked, Failure> {
     match &settings.source {
         TaskSource::Server(name) => {
+            let Some(_) = &settings.api.server else { return Err(NoServer { file: true }.into()) };
             let client = client(&settings.api, context)?;
             let answer = tasks::find(&client, name).await?;
             let task = wire::parse(&answer).during(|| format!("cannot read task `{name}`"))?;
@@ -136,7 +137,7 @@ pub(super) async fn task(settings: &TaskSettings, context: &Context) -> Result<A
 
 /// A client for the configured server.
 pub(super) fn client(api: &Api, context: &Context) -> Result<Client, Failure> {
-    let Some(server) = &api.server else { return Err(NoServer.into()) };
+    let Some(server) = &api.server else { return Err(NoServer { file: false }.into()) };
     let login = match (&api.token, &api.credentials) {
         (Some(token), _) => Login::Token(token.clone()),
         (None, Some(keys)) => Login::Keys(keys.clone()),
@@ -153,13 +154,22 @@ pub(super) fn client(api: &Api, context: &Context) -> Result<Client, Failure> {
     Ok(Client::new(server, worker, Retry::default())?)
 }
 
+/// A task that is pinned.
+pub(super) struct Pinned {
+    pub(super) lock: Lock,
+    /// The container arguments that its image carries.
+    pub(super) arguments: Option<String>,
+    /// Whether the container's variables switch the check of the driver off.
+    pub(super) unchecked: bool,
+}
+
 /// Pins the task.
 pub(super) async fn lock(
     shop: Arc<Workshop>,
     asked: Asked,
     settings: &TaskSettings,
     context: &Context,
-) -> Result<Lock, Failure> {
+) -> Result<Pinned, Failure> {
     let agent = &settings.agent;
     let Asked { task, answer } = asked;
     let client = answer.as_ref().map(|it| &it.0);
@@ -174,7 +184,9 @@ pub(super) async fn lock(
     let force_task_init = context.session.environment.get("CLEARML_AGENT_FORCE_TASK_INIT").is_some_and(|it| it != "0");
     let (settings, opencv) = (settings.clone(), agent.install_opencv_libraries);
     let manager = manager(agent, &context.session.environment);
-    let variables = variables(&settings, choice.arguments.as_deref(), &context.session.environment);
+    // What `${NAME}` in requirements stands for too: the variables of the container that the original would install in.
+    let variables = variables(choice.arguments.as_deref(), agent, &context.session.environment);
+    let (unchecked, for_task) = (is_off(&variables), carried.clone());
     let here = Here::of(&settings).await?;
     blocking(move || {
         let (store, told) = (shop.around.store.clone(), variables.clone());
@@ -219,7 +231,8 @@ pub(super) async fn lock(
             created: settings.created,
             artifact: &artifact,
         };
-        pipeline::lock(&shop, &task, &wishes)
+        let lock = pipeline::lock(&shop, &task, &wishes)?;
+        Ok(Pinned { lock, arguments: for_task, unchecked })
     })
     .await
 }
@@ -235,29 +248,6 @@ fn manager(agent: &Agent, environment: &Environment) -> Option<Manager> {
         Some("pip") => Some(Manager::Pip),
         _ => None,
     }
-}
-
-/// What `${NAME}` in requirements stands for: the variables of the container that the original would install them in.
-/// A variable of this process counts only where the agent's own settings name it, for a task must not be able to ask for
-/// any.
-fn variables(settings: &TaskSettings, arguments: Option<&str>, environment: &Environment) -> BTreeMap<String, Secret> {
-    let words = |text: &str| crate::process::words(text).unwrap_or_default();
-    let mut variables = BTreeMap::new();
-    let of_task = words(arguments.unwrap_or_default());
-    let of_agent: Vec<String> = match environment.get("CLEARML_AGENT_EXTRA_DOCKER_ARGS") {
-        Some(text) => words(text),
-        None => settings.agent.extra_docker_arguments.iter().flat_map(|it| words(it)).collect(),
-    };
-    for (words, own) in [(of_task, false), (of_agent, true)] {
-        for part in switches::scan(&words) {
-            let Part::Switch(switch) = part else { continue };
-            let Some((name, value)) = switch.assignment() else { continue };
-            if let Some(value) = value.or_else(|| environment.raw(name).filter(|_| own)) {
-                variables.insert(name.to_owned(), Secret::new(value));
-            }
-        }
-    }
-    variables
 }
 
 /// Every secret this run has seen, by what it is: none may be in the image.
@@ -289,7 +279,7 @@ pub(super) fn secrets(
             add(format!("index password {}", index + 1), &secret);
         }
     }
-    for (name, value) in variables(settings, None, environment).iter().filter(|it| is_secret_name(it.0)) {
+    for (name, value) in variables(None, &settings.agent, environment).iter().filter(|it| is_secret_name(it.0)) {
         add(format!("-e {name}"), value.reveal());
     }
     for (host, credentials) in indexes.logins() {
@@ -333,7 +323,10 @@ pub(super) fn write_file(path: PathBuf, bytes: Vec<u8>) -> impl FnOnce() -> Resu
 /// No server is configured.
 #[derive(Debug, thiserror::Error)]
 #[error("no ClearML server is configured")]
-struct NoServer;
+struct NoServer {
+    /// Whether the task may come from a file instead.
+    file: bool,
+}
 
 impl Explain for NoServer {
     fn kind(&self) -> Kind {
@@ -341,9 +334,9 @@ impl Explain for NoServer {
     }
 
     fn hints(&self) -> Vec<String> {
+        let file = if self.file { ", or read the task from a file with --task" } else { "" };
         vec![
-            "Set api.api_server in ~/clearml.conf or CLEARML_API_HOST, or read the task from a file with --task."
-                .to_owned(),
+            format!("Set api.api_server in ~/clearml.conf or CLEARML_API_HOST{file}."),
             "`agent server --data DIR` runs a server here and writes a clearml.conf for it.".to_owned(),
         ]
     }

@@ -11,7 +11,7 @@
 mod require;
 mod wheels;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value;
@@ -21,10 +21,11 @@ use crate::error::{Explain, Kind};
 use crate::gpu::{Discovery, GpuSet, Inventory};
 use crate::lock::Lock;
 use crate::oci::Platform;
+use crate::secret::Secret;
 use crate::store::Store;
 
 /// The variable that switches the check of the driver off.
-pub const DISABLE: &str = "NVIDIA_DISABLE_REQUIRE";
+const DISABLE: &str = "NVIDIA_DISABLE_REQUIRE";
 /// How much larger a layer is unpacked, about.
 const UNPACKED: u64 = 3;
 
@@ -161,15 +162,16 @@ impl Explain for PreflightError {
     }
 }
 
-/// Whether an image can run on a machine. `config` is its configuration (image-spec), or its base's.
+/// Whether an image can run on a machine. `config` is its configuration (image-spec), or its base's; `off` says that the run's
+/// container does without the driver's check, whatever the lock says.
 ///
 /// # Errors
 /// [`PreflightError`]
-pub fn preflight(config: &Value, lock: &Lock, machine: &Machine) -> Result<Vec<Warning>, PreflightError> {
+pub fn preflight(config: &Value, lock: &Lock, off: bool, machine: &Machine) -> Result<Vec<Warning>, PreflightError> {
     let mut warnings = Vec::new();
     architecture(config, lock, machine)?;
     space(lock, machine, &mut warnings)?;
-    let off = lock.launch.env.get(DISABLE).is_some_and(|it| is_set(it));
+    let off = off || lock.launch.env.get(DISABLE).is_some_and(|it| is_set(it));
     let required = driver(config, off, machine, &mut warnings)?;
     match &machine.inventory {
         Some(inventory) if !machine.gpus.is_empty() => {
@@ -211,9 +213,14 @@ fn driver(config: &Value, off: bool, machine: &Machine, warnings: &mut Vec<Warni
     require::check(variables(config), &machine.gpus, inventory, warnings)
 }
 
-/// Whether a value of [`DISABLE`] switches the check off.
+/// Whether the variables of a container switch the check off.
 #[must_use]
-pub fn is_set(value: &str) -> bool {
+pub fn is_off(variables: &BTreeMap<String, Secret>) -> bool {
+    variables.get(DISABLE).is_some_and(|it| is_set(it.reveal()))
+}
+
+/// Whether a value of [`DISABLE`] switches the check off.
+fn is_set(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes")
 }
 

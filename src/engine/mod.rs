@@ -141,10 +141,9 @@ impl Explain for EngineError {
             Self::Unreachable { source, .. } if denied(source.as_ref()) => {
                 vec!["Add your user to the `docker` group, or point DOCKER_HOST at an engine you may use.".to_owned()]
             }
-            Self::Unreachable { .. } => vec![
-                "Start the engine, or name another with DOCKER_HOST or a docker context.".to_owned(),
-                "No engine is needed to build: `--push`, `oci:DIR` and `oci-archive:FILE` work without one.".to_owned(),
-            ],
+            Self::Unreachable { .. } => {
+                vec!["Start the engine, or name another with DOCKER_HOST or a docker context.".to_owned()]
+            }
             Self::Refused { message, .. } if message.contains("could not select device driver") => {
                 vec!["The engine has no GPUs to give: its machine needs NVIDIA's container toolkit.".to_owned()]
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::process;
 use crate::secret::{is_secret_name, strip_userinfo};
-use crate::switches::{self, ArgumentPolicy};
+use crate::switches::{self, ArgumentPolicy, SwitchError};
 
 use super::launch::LaunchError;
 
@@ -43,9 +43,35 @@ pub(super) fn parse(text: &str, policy: &ArgumentPolicy) -> Result<Arguments, La
     Ok(arguments)
 }
 
+/// Container arguments as a task may show them to whoever sees it: a variable that is a secret by its name only, which an
+/// image takes for the same. The text, and those names.
+///
+/// # Errors
+/// [`SwitchError`]
+pub fn without_secrets(text: &str) -> Result<(String, Vec<String>), SwitchError> {
+    let (mut words, mut secrets) = (Vec::new(), Vec::new());
+    for switch in switches::parse(text)? {
+        match switch.assignment() {
+            Some((name, Some(value))) if is_secret(name, value) => {
+                secrets.push(name.to_owned());
+                words.extend(["-e".to_owned(), name.to_owned()]);
+            }
+            _ => words.extend(switch.words()),
+        }
+    }
+    secrets.sort();
+    secrets.dedup();
+    Ok((strip_userinfo(&process::command_line(&words)), secrets))
+}
+
+/// Whether a variable's value must not stand in an image.
+fn is_secret(name: &str, value: &str) -> bool {
+    is_secret_name(name) || strip_userinfo(value) != value
+}
+
 fn assign(arguments: &mut Arguments, name: &str, value: Option<&str>) {
     match value {
-        Some(value) if !is_secret_name(name) && strip_userinfo(value) == value => {
+        Some(value) if !is_secret(name, value) => {
             arguments.env.insert(name.to_owned(), value.to_owned());
         }
         // Without a value docker takes it from its own environment: so it must come at run time too.
@@ -92,5 +118,16 @@ mod tests {
         let unknown = parse("--privilegd", &ArgumentPolicy::default()).unwrap_err().to_string();
         assert_eq!(unknown, "the container argument `--privilegd` is no switch of `docker run`");
         assert!(parse("", &policy(&["("], &[])).unwrap_err().to_string().contains("`(`"));
+    }
+
+    #[test]
+    fn what_a_task_may_show_means_the_same_image() {
+        let text = "--ipc=host -e A=1 -eHF_TOKEN=s1 --env=URL=http://u:s2@h -e HOME2 -v '/a b:/b'";
+        let (shown, secrets) = without_secrets(text).unwrap();
+        assert_eq!(shown, "--ipc=host -e A=1 -e HF_TOKEN -e URL -e HOME2 -v '/a b:/b'");
+        assert_eq!(secrets, ["HF_TOKEN", "URL"]);
+        let policy = ArgumentPolicy::default();
+        assert_eq!(parse(&shown, &policy).unwrap(), parse(text, &policy).unwrap());
+        assert!(without_secrets("-e 'A").is_err());
     }
 }

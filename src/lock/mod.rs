@@ -19,7 +19,7 @@ use crate::oci::{Descriptor, Platform};
 use crate::system::Package;
 use crate::task::Task;
 
-mod arguments;
+pub mod arguments;
 pub mod asked;
 pub mod base;
 mod carried;

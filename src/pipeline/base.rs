@@ -30,6 +30,13 @@ pub(super) fn lock(shop: &Workshop, request: &Request, platform: &Platform) -> R
     made(shop, &resolve().during(step)?, platform).during(step)
 }
 
+/// What is known of a base that is still to be made: a recipe says what its configuration will say.
+pub(super) fn foretold(request: &Request) -> Result<Option<Value>, Failure> {
+    let Request::Recipe(name) = request else { return Ok(None) };
+    let told = recipe::text(name).and_then(|text| recipe::configuration(name, text));
+    told.map(Some).during(|| format!("cannot use base image `{request}`"))
+}
+
 /// The base a lock pins.
 pub(super) fn open(shop: &Workshop, part: &BasePart) -> Result<Base, Failure> {
     let Some(pinned) = &part.recipe else { return reopen(shop, part) };

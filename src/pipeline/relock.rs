@@ -136,6 +136,11 @@ impl Earlier {
             (Some(part), _) => (part.clone(), OnceCell::new()),
             (None, Some((part, base))) => (part, OnceCell::from(base)),
             (None, None) => {
+                if let Some(glance) = wish.glance
+                    && let Some(config) = base::foretold(wish.request)?
+                {
+                    glance(&config, &[])?;
+                }
                 let (part, base) = base::lock(shop, wish.request, wish.platform)?;
                 (part, OnceCell::from(base))
             }

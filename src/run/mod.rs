@@ -31,10 +31,12 @@ pub mod rules;
 pub mod settings;
 pub mod spec;
 pub mod templates;
+mod variables;
 
 pub use containers::{ContainerEngine, ContainersError};
 pub use engine::{Engine, EngineKind};
 pub use spec::{Found, Outcome, RunId, RunImage, RunSpec};
+pub use variables::variables;
 
 /// What engines stand on.
 #[derive(Clone)]

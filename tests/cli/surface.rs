@@ -162,6 +162,8 @@ fn daemon_and_execute_lines_of_the_original_are_understood() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let outcome = context.agent().args(&words).env("AGENT_STATE_DIR", context.path("state")).run().exits(78);
         assert!(outcome.stderr.contains("no ClearML server is configured"), "{line}: {}", outcome.stderr);
+        // A worker reads no task from a file.
+        assert!(!outcome.stderr.contains("--task"), "{line}: {}", outcome.stderr);
     }
     let stop = |words: &[&str]| context.agent().args(words).env("AGENT_STATE_DIR", context.path("state")).run();
     let outcome = stop(&["daemon", "--queue", "default", "--gpus", "0", "--stop"]).exits(1);
@@ -182,6 +184,7 @@ fn build_lines_of_the_original_are_understood() {
         let shell = format!("exec \"$0\" {line}");
         let outcome = context.command("sh").args(["-c", &shell, env!("CARGO_BIN_EXE_agent")]).run().exits(78);
         assert!(outcome.stderr.contains("error: no ClearML server is configured"), "{line}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("or read the task from a file with --task."), "{line}: {}", outcome.stderr);
     }
     let venv = "build --id x --target ./venv";
     let outcome = context.agent().args(venv.split(' ')).run().exits(2);
@@ -196,4 +199,21 @@ fn build_lines_of_the_original_are_understood() {
     ");
     let outcome = context.agent().args(["build", "--id", "x", "--entry-point", "reuse"]).run().exits(2);
     assert!(outcome.stderr.contains("reuse_task, clone_task"), "{}", outcome.stderr);
+}
+
+#[test]
+fn without_docker_a_run_says_how_to_run_all_the_same() {
+    let context = TestContext::new();
+    let run = |host: &str| context.agent().args(["run", "--engine", "docker", "a:1"]).env("DOCKER_HOST", host).run();
+    let outcome = run("unix:///no/such/socket").exits(69);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: there is no Docker to run `a:1` in
+      caused by: no container engine answers at `unix:///no/such/socket`
+      caused by: Socket not found: /no/such/socket
+    hint: Start the engine, or name another with DOCKER_HOST or a docker context.
+    hint: Or run it without: `--engine native`, the default, needs no engine.
+    ");
+    let outcome = run("ssh://host");
+    assert!(outcome.stderr.contains("hint: Forward its socket"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("deliver"), "{}", outcome.stderr);
 }

@@ -70,7 +70,7 @@ fn machine(driver: &str, cuda: &str, brand: &str) -> Machine {
 }
 
 fn outcome(config: &Value, lock: &Lock, machine: &Machine) -> Result<String, String> {
-    let warnings = preflight(config, lock, machine).map_err(|it| it.to_string())?;
+    let warnings = preflight(config, lock, false, machine).map_err(|it| it.to_string())?;
     Ok(warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
@@ -185,14 +185,13 @@ fn a_base_is_known_to_be_of_no_use_before_it_is_fetched() {
 
 #[test]
 fn the_recipe_with_cuda_asks_for_a_driver_that_knows_its_cuda() {
-    let recipe: toml::Table = crate::system::recipe::text("debian-cuda").unwrap().parse().unwrap();
-    let variables = recipe["environment"].as_table().unwrap();
-    let env: Vec<String> =
-        variables.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
-    let config = config(&env.iter().map(String::as_str).collect::<Vec<_>>());
+    let text = crate::system::recipe::text("debian-cuda").unwrap();
+    let config = crate::system::recipe::configuration("debian-cuda", text).unwrap();
     let lock = lock(vec![distribution("nvidia-cuda-runtime-cu12", "12.6.77", 1)]);
     assert_eq!(outcome(&config, &lock, &machine("560.35.05", "12.6", "tesla")), Ok(String::new()));
     assert_eq!(outcome(&config, &lock, &machine("580.65.06", "13.0", "geforce")), Ok(String::new()));
     let error = outcome(&config, &lock, &machine("535.183.01", "12.2", "tesla")).unwrap_err();
     assert!(error.contains("cuda>=12.6") && error.contains("CUDA up to 12.2"), "{error}");
+    // Unless whoever runs it does without the check.
+    assert!(preflight(&config, &lock, true, &machine("535.183.01", "12.2", "tesla")).is_ok());
 }

@@ -27,7 +27,7 @@ use crate::lock::Lock;
 use crate::oci::{Platform, Reference};
 use crate::registry;
 use crate::run::choice::Counted;
-use crate::run::{EngineKind, RunImage};
+use crate::run::{EngineKind, RunImage, variables};
 use crate::store::Store;
 use crate::task::clearml;
 
@@ -166,11 +166,16 @@ async fn find(executor: &Executor, task: &str, gpus: &GpuSet) -> Result<Option<A
         _ if !settings.prebuilt_only => return Ok(None),
         other => return other.only(named).map(|_| None).map_err(refused),
     };
-    let warnings = fits(&around, &ready, &lock, gpus)?;
+    let own = variables(counted.choice.arguments.as_deref(), &settings.agent, &Environment::current());
+    let warnings = fits(&around, &ready, (&lock, preflight::is_off(&own)), gpus)?;
     let user = ready.config.pointer("/config/User").and_then(Value::as_str).filter(|it| !it.is_empty());
     let user = user.map(str::to_owned);
     match place(&around, settings.engine, task, ready.place).await? {
-        Some(image) => Ok(Some(AsItIs { shown: counted.choice.image.clone(), lock, image, user, warnings })),
+        Some(image) => {
+            // One that was made here for another task is this one's too: it must not be removed before this one runs.
+            executor.images().used(&image);
+            Ok(Some(AsItIs { shown: counted.choice.image.clone(), lock, image, user, warnings }))
+        }
         None => Ok(None),
     }
 }
@@ -183,12 +188,17 @@ pub(super) async fn counted(executor: &Executor, answer: &Value) -> Result<Count
 }
 
 /// Whether the image can run on this machine at all.
-fn fits(around: &Around, ready: &Ready, lock: &Lock, gpus: &GpuSet) -> Result<Vec<preflight::Warning>, Wrong> {
+fn fits(
+    around: &Around,
+    ready: &Ready,
+    (lock, unchecked): (&Lock, bool),
+    gpus: &GpuSet,
+) -> Result<Vec<preflight::Warning>, Wrong> {
     // A driver that is broken is nothing to a run that does not need it.
     let found = if gpus.is_empty() { Discovery::NoDriver(String::new()) } else { gpu::discover()? };
     // Nothing of it is built here: what the lock names is in the image.
     let machine = Machine { free: None, ..Machine::here(gpus, &found, &around.store, lock) };
-    preflight::preflight(&ready.config, lock, &machine).map_err(|it| Wrong::Refused(it.into()))
+    preflight::preflight(&ready.config, lock, unchecked, &machine).map_err(|it| Wrong::Refused(it.into()))
 }
 
 /// Has the image where the engine takes it from, or finds it; none where it has to be built after all. What a registry has

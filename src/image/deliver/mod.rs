@@ -29,6 +29,9 @@ pub use layout::layout;
 pub use podman::podman;
 pub use registry::push;
 
+/// What can be done where there is no engine.
+const WITHOUT: &str = "No engine is needed to build: `--push`, `oci:DIR` and `oci-archive:FILE` work without one.";
+
 /// Where an image is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -170,10 +173,15 @@ impl Explain for DeliverError {
             ],
             Self::Base(error) => error.hints(),
             Self::Registry(error) => error.hints(),
+            Self::Engine(error @ EngineError::Unreachable { .. }) => {
+                let mut hints = error.hints();
+                hints.push(WITHOUT.to_owned());
+                hints
+            }
             Self::Engine(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Layout { .. } => vec!["Name a directory that is empty, not there, or an OCI layout.".to_owned()],
-            Self::NoEngine { .. } => vec!["Start Docker, or set DOCKER_HOST.".to_owned()],
+            Self::NoEngine { .. } => vec!["Start Docker, or set DOCKER_HOST.".to_owned(), WITHOUT.to_owned()],
             Self::Write { .. } | Self::Changed { .. } => Vec::new(),
         }
     }

@@ -110,6 +110,21 @@ pub fn requirements(resolved: &Resolved) -> Result<Vec<String>, SystemError> {
     Ok(recipe.wheels.into_iter().flat_map(|it| it.requirements).collect())
 }
 
+/// What the configuration of a recipe's base will say of machines, known before it is made: architecture and variables.
+///
+/// # Errors
+/// [`SystemError::Recipe`]
+pub fn configuration(name: &str, text: &str) -> Result<serde_json::Value, SystemError> {
+    let recipe = Recipe::parse(name, text)?;
+    let architecture = recipe.architecture.clone().unwrap_or_else(|| Platform::host().architecture);
+    Ok(serde_json::json!({ "architecture": architecture, "config": { "Env": variables(&recipe) } }))
+}
+
+/// The variables of a recipe's base as configurations have them.
+fn variables(recipe: &Recipe) -> Vec<String> {
+    recipe.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
 /// Pins the packages of a recipe, given by name and text, asking the archive anew when the last answer is older than
 /// `max_age`. Its wheels are somebody else's business.
 ///
@@ -290,14 +305,13 @@ fn publish(
 ) -> Result<RecipeBase, SystemError> {
     const CREATED: &str = "1980-01-02T00:00:00Z";
     let platform = Platform::host();
-    let env: Vec<String> = recipe.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let layers = || std::iter::once(&layer).chain(&above);
     let step = serde_json::json!({ "created": CREATED, "created_by": format!("recipe {name}") });
     let mut config = serde_json::json!({
         "architecture": platform.architecture,
         "os": platform.os,
         "created": CREATED,
-        "config": { "Env": env, "Cmd": recipe.command },
+        "config": { "Env": variables(recipe), "Cmd": recipe.command },
         "rootfs": { "type": "layers", "diff_ids": layers().map(|it| it.diff_id).collect::<Vec<_>>() },
         "history": layers().map(|_| step.clone()).collect::<Vec<_>>(),
     });

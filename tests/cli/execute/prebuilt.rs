@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::in_each_engine;
 use super::task::{IN_DOCKER, IN_PODMAN, NATIVELY, Task, Where};
-use crate::support::{Registry, TestContext};
+use crate::support::{Registry, TestContext, wait_until};
 
 const SCRIPT: &str = "\
 import os, sys
@@ -99,6 +99,44 @@ fn an_image_that_docker_has_runs_from_there_and_the_store_stays_empty() {
     let blobs = fs_err::read_dir(context.store().join("blobs/sha256")).map_or(0, Iterator::count);
     assert_eq!(blobs, 0, "something was fetched or built");
     docker(&["rmi", "-f", &name]);
+}
+
+#[test]
+fn an_image_built_with_arguments_of_the_command_line_is_what_its_task_asks_for() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &IN_DOCKER, "import os\nprint('A', os.environ['A'], flush=True)\n");
+    let name = format!("agent-test-arguments-{}:1", std::process::id());
+    let base = format!("oci:{} -e A=1 -e B_TOKEN=hush", crate::support::base().display());
+    let call = context.agent().args(["build", "--id", &task.id, "--entry-point", "reuse_task", "-o", "type=docker"]);
+    let call = call.args(["--target", &name, "--update-task"]).arg(format!("--docker={base}"));
+    let call = call.env("CLEARML_CONFIG_FILE", task.server.config());
+    let outcome = call.env("CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS", "false").run().success();
+    assert!(outcome.stderr.contains("the task names B_TOKEN without a value"), "{}", outcome.stderr);
+    let container = task.document(&task.id)["container"].clone();
+    assert_eq!((&container["image"], &container["arguments"]), (&json!(name), &json!("-e A=1 -e B_TOKEN")));
+    assert_eq!(task.execute().args(["--prebuilt-only"]).run().success().stdout, "A 1\n");
+    context.command("docker").args(["rmi", "-f", &name]).ok();
+}
+
+#[test]
+fn an_image_made_for_another_task_is_in_use_while_this_one_runs() {
+    let context = TestContext::new();
+    let script = "import time\nprint('up', flush=True)\ntime.sleep(5)\n";
+    let task = Task::new(&context, &IN_DOCKER, script);
+    assert_eq!(task.execute().run().success().stdout, "up\n");
+    let record = context.path("state/images/docker").join(format!("{}.json", task.id));
+    let used = || fs_err::metadata(&record).unwrap().modified().unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    fs_err::OpenOptions::new().append(true).open(&record).unwrap().file().set_modified(old).unwrap();
+    let other = task.server.call("tasks.clone", &json!({ "task": task.id }))["id"].as_str().unwrap().to_owned();
+    let container = json!({ "image": format!("agent/task-{}:latest", task.id) });
+    task.server.call("tasks.edit", &json!({ "task": other, "container": container }));
+    let output = context.path("output");
+    let mut running = task.execute_other(&other).spawn(&output);
+    wait_until("the clone is up", || task.server.console(&other).contains("up\n"));
+    assert!(used() > old + std::time::Duration::from_secs(3600), "it counts as unused");
+    assert_eq!(running.wait(), Some(0));
+    assert!(task.server.console(&other).contains("it runs as it is"), "{}", task.server.console(&other));
 }
 
 #[test]

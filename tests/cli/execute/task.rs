@@ -38,8 +38,13 @@ impl<'a> Task<'a> {
 
     /// `agent execute` of it.
     pub(super) fn execute(&self) -> Call {
+        self.execute_other(&self.id)
+    }
+
+    /// `agent execute` of another task.
+    pub(super) fn execute_other(&self, id: &str) -> Call {
         let base = format!("oci:{}", crate::support::base().display());
-        let call = self.context.agent().args(["execute", "--id", &self.id, self.flag]);
+        let call = self.context.agent().args(["execute", "--id", id, self.flag]);
         let socket = format!("unix://{}", crate::support::podman_socket().display());
         call.env("CLEARML_CONFIG_FILE", self.server.config())
             .env("CLEARML_DOCKER_IMAGE", base)

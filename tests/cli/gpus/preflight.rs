@@ -89,12 +89,23 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     let outcome = build(&task, &["--gpus", "0"]).run().exits(80);
     assert!(outcome.stderr.contains(required), "{}", outcome.stderr);
     assert!(!layers.iter().any(|it| world.has(it)), "a layer was fetched");
+    // What a recipe would make is known before it is made.
+    let made = world.task("recipe:debian-cuda", "");
+    let outcome = build(&made, &["--gpus", "0"]).run().exits(80);
+    let wanted =
+        "the image requires `cuda>=12.6` (NVIDIA_REQUIRE_CUDA), and GPU 0 has driver 550.54.14, CUDA up to 12.4";
+    assert!(outcome.stderr.contains(wanted), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("recipe debian-cuda"), "something of it was made: {}", outcome.stderr);
     build(&world.task(&fits, ""), &["--gpus", "0"]).ok();
     // A task may do without the check.
     let own = world.task(&newer, "");
     let container = json!({ "image": newer, "arguments": "-e NVIDIA_DISABLE_REQUIRE=1" });
     world.server.call("tasks.edit", &json!({ "task": own, "container": container }));
     build(&own, &["--gpus", "0"]).ok();
+    // And the machine's own arguments may.
+    let unchecked = r#"["-e", "NVIDIA_DISABLE_REQUIRE=1"]"#;
+    let by_agent = |call: Call| call.env("CLEARML_AGENT__AGENT__EXTRA_DOCKER_ARGUMENTS", unchecked);
+    by_agent(build(&task, &["--gpus", "0"])).ok();
 
     // An image that is built already says it too.
     let target = registry.reference("team/train:1");
@@ -105,6 +116,9 @@ fn an_image_that_the_driver_cannot_run_is_refused_before_it_is_fetched() {
     world.agent(&["execute", "--id", &clone, "--native", "--gpus", "0"]).run().exits(80);
     let (status, reason) = world.told(&clone);
     assert!(status == "failed" && reason.contains(&format!("the task is not run here: {required}")), "{reason}");
+    world.server.call("tasks.reset", &json!({ "task": clone, "force": true }));
+    world.driver.nodes();
+    by_agent(world.agent(&["execute", "--id", &clone, "--native", "--gpus", "0"])).run().success();
 }
 
 #[test]

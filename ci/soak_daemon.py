@@ -258,7 +258,8 @@ class Soak:
             self.end(name)
         if self.engine_name == "docker":
             # One that was killed did not undo this, and the next did not know of it.
-            subprocess.run(["umount", str(self.work / "data")], stderr=subprocess.DEVNULL)
+            for mounted in ("data", "exec/netns/default"):
+                subprocess.run(["umount", str(self.work / mounted)], stderr=subprocess.DEVNULL)
         if well:
             shutil.rmtree(self.work, ignore_errors=True)
         else:

@@ -1,8 +1,6 @@
 //! Containers that are over while Podman calls them running: whoever watched over them (`conmon`) was killed with them, so
 //! that nobody told it.
 
-use std::path::PathBuf;
-
 use super::{Inspected, Libpod, state};
 use crate::engine::{ContainerState, EngineError};
 
@@ -12,7 +10,7 @@ impl Libpod {
         let (conmon, paused) = (found.state.conmon_pid, found.state.paused);
         let told = state(found);
         // From within a container its process may not be to be seen: then it is asked in vain.
-        let watched = conmon == 0 || PathBuf::from(format!("/proc/{conmon}")).exists();
+        let watched = conmon == 0 || lives(conmon);
         if !told.running || paused || !self.is_local() || watched || !self.is_over(&told.id).await? {
             return Ok(Some(told));
         }
@@ -30,5 +28,29 @@ impl Libpod {
             Err(EngineError::Refused { message, .. }) if message.contains("state improper") => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether a process is there, and not merely waits for somebody to hear of its end.
+fn lives(pid: i64) -> bool {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_nobody_waited_for_does_not_live() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i64::from(child.id());
+        let began = std::time::Instant::now();
+        while lives(pid) && began.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(!lives(pid) && lives(i64::from(std::process::id())));
+        child.wait().unwrap();
+        assert!(!lives(pid));
     }
 }

@@ -13,7 +13,7 @@ from clearml import Task
 
 def before():
     print('callback begins', flush=True)
-    time.sleep(12)
+    time.sleep(8)
     print('callback ends', flush=True)
 
 task = Task.init(auto_connect_frameworks=False)

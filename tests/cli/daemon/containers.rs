@@ -1,9 +1,10 @@
 //! The same in Docker and Podman: a container outlives the daemon that started it, and the next one attends it, whatever
 //! that one runs its own tasks in.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::keeper::{DOCKER, Keeper, in_both_engines};
+use super::keeper::{DOCKER, Keeper, PODMAN, in_both_engines};
 use super::{Place, a_while, by_start};
 use crate::support::TestContext;
 
@@ -53,7 +54,7 @@ fn a_daemon_with_another_engine_and_another_name_of_the_server_attends_what_dock
     let said = fs_err::read_to_string(&log).unwrap();
     assert!(said.contains(&format!("task {task} of box:cpu:0 is attended again")), "{said}");
     keeper.is_rid_of(&place, &task);
-    other.signal(rustix::process::Signal::TERM);
+    other.signal(Signal::TERM);
     assert_eq!(other.wait(), Some(0), "{}", fs_err::read_to_string(&log).unwrap());
     keeper.forget(&place, &[&task]);
 }
@@ -91,4 +92,35 @@ fn queues_take_turns_have_priorities_and_services_a_limit_in_docker() {
         assert!(keeper.containers(&place, task).is_empty(), "{task}");
         keeper.forget(&place, &[task]);
     }
+}
+
+#[test]
+fn a_service_of_podman_that_is_killed_is_started_again_and_loses_nothing() {
+    let keeper = PODMAN.required();
+    let context = TestContext::warm();
+    let place = Place::new(&context);
+    let (task, next) = (place.task("long", "queue", 3.0, 0), place.task("next", "queue", 0.0, 0));
+    let daemon = place.daemon("daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
+    place.is_up(&task);
+    let parent = daemon.program.pid().to_string();
+    let is_child =
+        |stat: &str| stat.rsplit(") ").next().is_some_and(|it| it.split(' ').nth(1) == Some(parent.as_str()));
+    let services: Vec<i32> = fs_err::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|it| fs_err::read_to_string(it.path().join("stat")).is_ok_and(|it| is_child(&it)))
+        .filter(|it| fs_err::read(it.path().join("cmdline")).is_ok_and(|it| it.starts_with(b"podman\0")))
+        .filter_map(|it| it.file_name().to_str()?.parse().ok())
+        .collect();
+    assert!(!services.is_empty(), "the daemon has no service of Podman");
+    for service in services {
+        kill_process(Pid::from_raw(service).unwrap(), Signal::KILL).unwrap();
+    }
+    for task in [&task, &next] {
+        place.becomes(task, "completed");
+        place.ran_once(task);
+        keeper.is_rid_of(&place, task);
+    }
+    daemon.stop();
+    keeper.forget(&place, &[&task, &next]);
 }

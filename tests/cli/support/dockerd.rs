@@ -70,6 +70,8 @@ impl Drop for Dockerd {
         }
         let _ = self.child.wait();
         // One that was killed did not undo this, and the next did not know of it.
-        let _ = Command::new("umount").arg(self.root.join("data")).stderr(Stdio::null()).status();
+        for mounted in ["data", "exec/netns/default"] {
+            let _ = Command::new("umount").arg(self.root.join(mounted)).stderr(Stdio::null()).status();
+        }
     }
 }

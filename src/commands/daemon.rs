@@ -1,6 +1,7 @@
 //! `agent daemon`: serves queues until it is told to end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -238,7 +239,7 @@ fn desk(
             crew: Arc::new(crew::of(executor, whose, console)),
             reporter,
             worker: worker_id.clone(),
-            driver: (settings.slots == Slots::Dynamic).then(driver),
+            driver: (!gpus.is_empty()).then(driver),
         },
         places: Places::new(settings.slots, &worker_id, &settings.worker_name, gpus)?,
         queues,
@@ -264,11 +265,19 @@ fn desk(
     })
 }
 
-/// Asks the driver what runs on which device.
+/// Asks the driver what there is and what runs on it. One that still owes an answer is not asked again meanwhile.
 fn driver() -> Driver {
-    Arc::new(|| match gpu::discover() {
-        Ok(Discovery::Found(inventory)) => Some(inventory),
-        Ok(Discovery::NoDriver(_)) | Err(_) => None,
+    let owed = AtomicBool::new(false);
+    Arc::new(move || {
+        if owed.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let found = gpu::discover();
+        owed.store(false, Ordering::SeqCst);
+        match found {
+            Ok(Discovery::Found(inventory)) => Some(inventory),
+            Ok(Discovery::NoDriver(_)) | Err(_) => None,
+        }
     })
 }
 

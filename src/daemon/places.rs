@@ -23,6 +23,8 @@ pub struct Places {
     taken: BTreeMap<RunId, GpuSet>,
     /// The workers that runs of ours have been.
     workers: BTreeSet<String>,
+    /// Short names of GPUs that the driver lists no more.
+    missing: Vec<String>,
 }
 
 impl Places {
@@ -33,7 +35,8 @@ impl Places {
     pub fn new(slots: Slots, worker: &str, name: &str, gpus: GpuSet) -> Result<Self, AllocateError> {
         let (worker, name) = (worker.to_owned(), name.to_owned());
         let pool = if slots == Slots::Dynamic { Pool::new(&gpus)? } else { Pool::default() };
-        Ok(Self { slots, worker, name, gpus, pool, taken: BTreeMap::new(), workers: BTreeSet::new() })
+        let (taken, workers, missing) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Ok(Self { slots, worker, name, gpus, pool, taken, workers, missing })
     }
 
     /// Whether GPUs are shared among tasks.
@@ -48,8 +51,10 @@ impl Places {
         format!("{}:gpu*", self.name)
     }
 
-    /// Takes note of who else uses the GPUs: programs on them, and workers that the server lists.
+    /// Takes note of which GPUs are there, and of who else uses those that are shared: programs on them, and workers that the
+    /// server lists.
     pub fn observe(&mut self, inventory: &Inventory, workers: &[String]) {
+        self.missing = self.gpus.devices.iter().filter(|it| !inventory.has(it)).map(GpuDevice::short).collect();
         let prefix = format!("{}:gpu", self.name);
         let others = workers.iter().filter(|it| !self.workers.contains(*it));
         let devices = others.filter_map(|it| it.strip_prefix(&prefix)).flat_map(|it| it.split(','));
@@ -58,6 +63,7 @@ impl Places {
 
     /// Takes over what a copy of these places has observed; who has what is known better here.
     pub fn learn(&mut self, other: &Self) {
+        self.missing.clone_from(&other.missing);
         if self.shares_gpus() {
             let mut pool = other.pool.clone();
             for run in other.taken.keys().filter(|it| !self.taken.contains_key(it)) {
@@ -68,6 +74,12 @@ impl Places {
             }
             self.pool = pool;
         }
+    }
+
+    /// GPUs that the driver lists no more, by their short names. Without one of them a task for all would fail.
+    #[must_use]
+    pub fn missing(&self) -> &[String] {
+        &self.missing
     }
 
     /// Whether no further task can start whatever it needs.
@@ -98,6 +110,7 @@ impl Places {
                 }
             }
             _ if self.full() => Fit::Later,
+            _ if !self.missing.is_empty() => Fit::Foreign,
             _ => Fit::Now,
         }
     }

@@ -29,6 +29,8 @@ use crate::run::RunId;
 const RACES: usize = 20;
 /// For how many seconds a worker that says nothing more still has its GPUs.
 const LAST_SEEN: u64 = 600;
+/// How long the driver may take to say what there is.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest pause after a lost race.
 const PAUSE: Duration = Duration::from_millis(80);
 
@@ -43,7 +45,7 @@ pub struct Counter {
     pub reporter: SharedReporter,
     /// The worker's id.
     pub worker: String,
-    /// Asks the driver, where GPUs are shared among tasks; nothing where it does not answer. May block.
+    /// Asks the driver, where tasks get GPUs; nothing where it does not answer. May block.
     pub driver: Option<Driver>,
 }
 
@@ -119,7 +121,8 @@ impl Counter {
     pub async fn take(&self, wanted: &Wanted) -> Result<Tried, Failure> {
         let mut wanted = wanted.clone();
         let mut seen = queues::look(&self.client, &wanted.queues).await?;
-        if seen.iter().flatten().any(|it| !it.entries.is_empty() && wanted.serves(it)) {
+        let waits = seen.iter().flatten().any(|it| !it.entries.is_empty() && wanted.serves(it));
+        if waits && (wanted.places.shares_gpus() || !wanted.places.full()) {
             self.observe(&mut wanted.places).await?;
         }
         let fits = wanted.fits();
@@ -143,11 +146,17 @@ impl Counter {
         Ok(Tried { seen, places: wanted.places, outcome })
     }
 
-    /// Sees who else uses GPUs that are shared among tasks: programs, by the driver, and workers, by the server.
+    /// Sees which GPUs are there, and who else uses those that are shared among tasks: programs, by the driver, and workers, by
+    /// the server.
     async fn observe(&self, places: &mut Places) -> Result<(), Failure> {
         let Some(driver) = self.driver.clone() else { return Ok(()) };
         // A driver that does not answer now tells nothing: what it told before holds.
-        let Ok(Some(inventory)) = tokio::task::spawn_blocking(move || driver()).await else { return Ok(()) };
+        let asked = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || driver())).await;
+        let Ok(Ok(Some(inventory))) = asked else { return Ok(()) };
+        if !places.shares_gpus() {
+            places.observe(&inventory, &[]);
+            return Ok(());
+        }
         let query = json!({ "last_seen": LAST_SEEN, "worker_pattern": places.others() });
         let data = self.client.call("workers.get_all", &query).await?;
         let workers = data.get("workers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

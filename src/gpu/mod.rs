@@ -92,6 +92,18 @@ pub struct MigInstance {
     pub processes: Vec<u32>,
 }
 
+impl Inventory {
+    /// Whether a device, or the instance of one that is meant, is there.
+    #[must_use]
+    pub fn has(&self, device: &GpuDevice) -> bool {
+        let instance = |gpu: &Gpu| match &device.instance {
+            Some(own) => gpu.instances.iter().any(|it| it.uuid == own.uuid),
+            None => true,
+        };
+        self.devices.iter().any(|it| it.uuid == device.uuid && instance(it))
+    }
+}
+
 /// Asks the driver.
 ///
 /// # Errors

@@ -95,6 +95,7 @@ impl Dispatcher {
                 }
                 let again = std::mem::take(&mut self.looks.again);
                 self.looks.next = Instant::now() + if again { Duration::ZERO } else { about(interval) };
+                self.tell_missing(tried.places.missing());
                 self.desk.places.learn(&tried.places);
                 self.tell_gone(&tried);
                 self.note_forced(&wanted, &tried);
@@ -160,6 +161,19 @@ impl Dispatcher {
             self.desk.counter.reporter.warning(format!("{error}; what runs goes on, the queues are asked again"));
         }
         self.looks.next = Instant::now() + self.looks.backoff.failed();
+    }
+
+    /// Tells once of GPUs that are no longer there, and once that they are again.
+    fn tell_missing(&self, missing: &[String]) {
+        let reporter = &self.desk.counter.reporter;
+        if missing == self.desk.places.missing() {
+            return;
+        }
+        let waits = if self.desk.places.shares_gpus() { "" } else { ": nothing is taken until they are back" };
+        match missing {
+            [] => reporter.note("all GPUs of this worker are there again"),
+            missing => reporter.warning(format!("the driver lists no GPU {} any more{waits}", missing.join(", "))),
+        }
     }
 
     /// Tells once of queues that are no longer there, and once that they are again.

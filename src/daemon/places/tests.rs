@@ -51,6 +51,18 @@ fn one_place_has_all_gpus() {
 }
 
 #[test]
+fn a_place_whose_gpus_are_not_all_there_waits_for_them() {
+    let mut places = Places::new(Slots::One, "vm:gpu0,1,2", "vm", gpus(3)).unwrap();
+    let mut copy = places.clone();
+    copy.observe(&inventory(2, &[0]), &[]);
+    places.learn(&copy);
+    assert_eq!((places.fit(&queue(None)), places.missing()), (Fit::Foreign, &["2".to_owned()][..]));
+    copy.observe(&inventory(3, &[0]), &[]);
+    places.learn(&copy);
+    assert_eq!((places.fit(&queue(None)), places.missing()), (Fit::Now, &[][..]), "programs on them are not looked at");
+}
+
+#[test]
 fn services_have_workers_of_their_own_and_a_limit() {
     let mut places = Places::new(Slots::Services(Some(2)), "vm:cpu:0", "vm", gpus(1)).unwrap();
     let job = take(&mut places, &queue(None));

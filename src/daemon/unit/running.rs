@@ -368,9 +368,8 @@ impl Unit {
 fn lost(gpus: &GpuSet) -> Option<String> {
     match gpu::discover() {
         Ok(Discovery::Found(inventory)) => {
-            let there = |uuid: &str| inventory.devices.iter().any(|it| it.uuid == uuid);
-            let gone = gpus.devices.iter().find(|it| !there(&it.uuid))?;
-            Some(format!("device {} ({}) is not there any more", gone.short(), gone.uuid))
+            let gone = gpus.devices.iter().find(|it| !inventory.has(it))?;
+            Some(format!("device {} ({}) is not there any more", gone.short(), gone.id()))
         }
         Ok(Discovery::NoDriver(why)) => Some(why),
         Err(error) => Some(Failure::from(error).to_string()),

@@ -286,6 +286,28 @@ fn a_device_that_is_lost_fails_its_task_alone_and_is_not_given_again_natively() 
 }
 
 #[test]
+fn a_daemon_whose_device_is_lost_takes_nothing_until_it_is_back_natively() {
+    let context = TestContext::warm();
+    let scene = Scene::new(&context);
+    let tasks = ["first", "second", "third"].map(|it| scene.waits(it, "one"));
+    let daemon = scene.daemon(scene.place.server.api(), &base(), &["--gpus", "1,2", "--queue", "one"]);
+    scene.has(&tasks[0], &[1, 2]);
+    scene.change(2, "lost 999");
+    assert!(scene.fails(&tasks[0]).starts_with("GPU lost: device 2 "));
+    let warning = "the driver lists no GPU 2 any more: nothing is taken until they are back";
+    wait_until("it is told", || daemon.said().contains(warning));
+    a_while();
+    assert_eq!(scene.place.queue("one"), tasks[1..], "{}", daemon.said());
+    scene.driver.change(FOUR);
+    for task in &tasks[1..] {
+        scene.has(task, &[1, 2]);
+        scene.ends(task);
+    }
+    assert_eq!(daemon.said().matches("the driver lists no GPU").count(), 1, "{}", daemon.said());
+    daemon.stop();
+}
+
+#[test]
 fn a_device_that_somebody_else_uses_is_not_given_natively() {
     let context = TestContext::warm();
     let scene = Scene::new(&context);

@@ -160,8 +160,8 @@ fn lines(text: &str) -> Vec<Source> {
             rest = after;
             for (name, value) in inside.split_whitespace().filter_map(|it| it.split_once('=')) {
                 match name {
-                    "signed-by" => signed_by = Some(value.replace(',', " ")),
-                    "arch" => drop(options.insert("Architectures".to_owned(), value.replace(',', " "))),
+                    "signed-by" => signed_by = Some(listed(value)),
+                    "arch" => drop(options.insert("Architectures".to_owned(), listed(value))),
                     "trusted" => drop(options.insert("Trusted".to_owned(), value.to_owned())),
                     "check-valid-until" => drop(options.insert("Check-Valid-Until".to_owned(), value.to_owned())),
                     _ => {}
@@ -173,6 +173,11 @@ fn lines(text: &str) -> Vec<Source> {
         Some(Source { uri, suite, components: words.collect(), signed_by, options })
     };
     text.lines().filter_map(source).collect()
+}
+
+/// A list with commas as one with blanks.
+fn listed(value: &str) -> String {
+    value.split(',').filter(|it| !it.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn slashed(uri: &str) -> String {

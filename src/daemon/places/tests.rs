@@ -268,7 +268,9 @@ proptest! {
         // been served more often than there are queues in a round.
         let mut daemon = Daemon::new(count, &shares, true);
         let fits: Vec<usize> = (0..shares.len()).filter(|it| shares[*it].0 <= count).collect();
-        prop_assume!(!fits.is_empty());
+        if fits.is_empty() {
+            return Ok(());
+        }
         let mut served = vec![0_usize; shares.len()];
         let rounds = 6 * (shares.len() + busy) * (count as usize + 1);
         for _ in 0..rounds {

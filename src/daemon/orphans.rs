@@ -89,6 +89,7 @@ impl Watch {
 async fn astray(counter: &Counter, queues: &Arc<[Queue]>) -> Result<Vec<(String, String)>, Failure> {
     let text = |it: &Value, pointer: &str| it.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let mut candidates: BTreeMap<String, String> = BTreeMap::new();
+    let mut before: Option<String> = None;
     for page in 0.. {
         // The oldest first: what is enqueued meanwhile moves no other to another page.
         let query = json!({
@@ -99,9 +100,12 @@ async fn astray(counter: &Counter, queues: &Arc<[Queue]>) -> Result<Vec<(String,
         let tasks = data.get("tasks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let named = tasks.iter().filter_map(|it| Some((text(it, "/id")?, text(it, "/execution/queue")?)));
         candidates.extend(named.filter(|(_, queue)| queues.iter().any(|it| it.id == *queue)));
-        if tasks.len() < PAGE {
+        // A server that knows no pages gives the first one again and again.
+        let first = tasks.first().and_then(|it| text(it, "/id"));
+        if tasks.len() < PAGE || first == before {
             break;
         }
+        before = first;
     }
     if candidates.is_empty() {
         return Ok(Vec::new());

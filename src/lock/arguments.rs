@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::process;
-use crate::secret::{is_secret_name, strip_userinfo};
+use crate::secret::{is_secret_variable, strip_userinfo};
 use crate::switches::{self, ArgumentPolicy, SwitchError};
 
 use super::launch::LaunchError;
@@ -52,7 +52,7 @@ pub fn without_secrets(text: &str) -> Result<(String, Vec<String>), SwitchError>
     let (mut words, mut secrets) = (Vec::new(), Vec::new());
     for switch in switches::parse(text)? {
         match switch.assignment() {
-            Some((name, Some(value))) if is_secret(name, value) => {
+            Some((name, Some(value))) if is_secret_variable(name, value) => {
                 secrets.push(name.to_owned());
                 words.extend(["-e".to_owned(), name.to_owned()]);
             }
@@ -64,14 +64,9 @@ pub fn without_secrets(text: &str) -> Result<(String, Vec<String>), SwitchError>
     Ok((strip_userinfo(&process::command_line(&words)), secrets))
 }
 
-/// Whether a variable's value must not stand in an image.
-fn is_secret(name: &str, value: &str) -> bool {
-    is_secret_name(name) || strip_userinfo(value) != value
-}
-
 fn assign(arguments: &mut Arguments, name: &str, value: Option<&str>) {
     match value {
-        Some(value) if !is_secret(name, value) => {
+        Some(value) if !is_secret_variable(name, value) => {
             arguments.env.insert(name.to_owned(), value.to_owned());
         }
         // Without a value docker takes it from its own environment: so it must come at run time too.

@@ -347,6 +347,24 @@ async fn workers_of_runs_that_are_over_are_not_left_on_the_server() {
     assert_eq!(listed().await, expected);
 }
 
+/// A daemon that gives all of a device to each task has the name that a run beside others would have.
+#[tokio::test]
+async fn a_worker_that_may_be_another_daemons_stays_on_the_server() {
+    let world = World::new().await;
+    for worker in ["vm:gpu0", "vm:dgpu0,1:service:x"] {
+        world.call("workers.register", json!({ "worker": worker, "queues": [] })).await;
+    }
+    let options = Options { slots: Slots::Dynamic, gpus: 2, worker: "vm:dgpu0,1", ..Options::default() };
+    let daemon = Daemon::start(&world, &[("queue", Some((1, 1)))], options).await;
+    // The other one shows that it has been looked for.
+    while world.workers().await.as_array().unwrap().iter().any(|it| it["id"] == "vm:dgpu0,1:service:x") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(world.workers().await.as_array().unwrap().iter().any(|it| it["id"] == "vm:gpu0"));
+    daemon.ask(Asked::Stop).await;
+    daemon.ends().await;
+}
+
 #[tokio::test]
 async fn services_run_together_up_to_their_limit() {
     let world = World::new().await;

@@ -1,6 +1,6 @@
 //! Workers of runs beside each other that the server still lists when their runs are over: a server that was away did not
 //! hear of the end, a daemon that was killed did not tell. The server forgets them by itself after minutes; until then
-//! people see a worker that is none.
+//! people see a worker that is none. Only those of services are told of later: their names are one task's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,7 +55,9 @@ impl Dispatcher {
     }
 
     fn stale_of(&self, listed: Vec<String>, left: &BTreeSet<String>) -> Vec<String> {
-        let beside = |it: &String| self.desk.places.owns(it) && it != self.desk.worker.id();
+        // Services have names that nobody else has. A worker that is named by its GPUs may be another daemon's.
+        let services = format!("{}:service:", self.desk.worker.id());
+        let beside = |it: &String| it.starts_with(&services);
         let runs = |it: &String| left.contains(it) || self.running.values().any(|running| running.job().worker == *it);
         listed.into_iter().filter(|it| beside(it) && !runs(it)).collect()
     }

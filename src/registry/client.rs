@@ -144,6 +144,12 @@ impl Client {
         Self { patience: Retry::NONE, ..self.clone() }
     }
 
+    /// Whether no registry may be asked.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.inner.settings.offline()
+    }
+
     /// Where a repository is.
     pub(super) async fn place(&self, reference: &Reference) -> Result<Place, RegistryError> {
         let host = if reference.registry == "docker.io" { DOCKER_HUB } else { &reference.registry };
@@ -239,7 +245,7 @@ impl Client {
         purpose: &Purpose<'_>,
         make: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        if self.inner.settings.offline() {
+        if self.is_offline() {
             return Err(RegistryError::Offline { registry: place.registry.clone(), action: purpose.action.clone() });
         }
         let client = self.http(Manner { verified: place.verified, watched: purpose.watch.is_some() })?;

@@ -45,7 +45,7 @@ pub struct Ground {
     pub runs: PathBuf,
     /// The store, which has the images of native runs. Opened only while it is used.
     pub store: PathBuf,
-    /// Registries, for layers of native runs that the store does not have.
+    /// Registries, for layers of native runs that the store does not have. Where none may be asked, engines ask none.
     pub registry: registry::Client,
     /// Podman's service (`CONTAINER_HOST`); without one it is started.
     pub container_host: Option<String>,
@@ -64,7 +64,7 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
         EngineKind::Docker => {
             let docker = Docker::connect_default()?;
             docker.ping().await?;
-            Arc::new(ContainerEngine::docker(docker, ground.lends))
+            Arc::new(ContainerEngine::docker(docker, ground.lends).offline(ground.registry.is_offline()))
         }
         EngineKind::Podman => {
             let podman = match &ground.container_host {
@@ -72,7 +72,7 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
                 None => Libpod::of_ours(Podman::default())?,
             };
             podman.ping().await?;
-            Arc::new(ContainerEngine::podman(podman, ground.lends))
+            Arc::new(ContainerEngine::podman(podman, ground.lends).offline(ground.registry.is_offline()))
         }
         EngineKind::Native => Arc::new(native::NativeEngine::open(ground).await?),
     })

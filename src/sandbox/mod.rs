@@ -36,6 +36,8 @@ pub mod lend;
 mod mountinfo;
 mod mounts;
 mod process;
+#[expect(unsafe_code, reason = "rustix does not have the system call")]
+mod read_only;
 mod scrub;
 mod snapshot;
 #[expect(unsafe_code, reason = "namespaces are entered and users changed between fork and exec")]

@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 /// A mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mounted {
-    id: u64,
+    pub(super) id: u64,
     parent: u64,
     /// Where, from the process's root.
     pub(super) point: PathBuf,

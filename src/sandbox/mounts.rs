@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::job::{Bind, Doing, Ids, Overlay, Run, Trouble};
-use super::mountinfo;
+use super::read_only::{self, by_descriptor};
 use crate::fs::lexical;
 
 /// Devices every program may expect (runtime-spec, "Default Devices").
@@ -259,29 +259,11 @@ impl Tree {
         let directory = fs::metadata(&bind.source).doing(doing)?.is_dir();
         let place = self.place(&bind.target, directory, 8).doing(doing)?;
         rustix::mount::mount_bind_recursive(&bind.source, by_descriptor(&place)).doing(doing)?;
-        if bind.writable { Ok(()) } else { self.all_read_only(&bind.target).doing(doing) }
-    }
-
-    /// Makes the mount at a path read-only and all that are mounted in it, which came with it: each has a flag of its own.
-    fn all_read_only(&self, path: &str) -> std::io::Result<()> {
-        let place = self.find(path.trim_start_matches('/'))?;
-        let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd()))?;
-        let id = about.lines().find_map(|it| it.strip_prefix("mnt_id:")?.trim().parse().ok());
-        let mounts = fs::read("/proc/self/mountinfo")?;
-        let tree = id.map(|it| mountinfo::tree(&mounts, it)).unwrap_or_default();
-        if tree.is_empty() {
-            return Err(std::io::Error::other("the kernel does not tell what is mounted there"));
+        if bind.writable {
+            return Ok(());
         }
-        for mounted in tree {
-            // Restrictions that it has stay: a user namespace may not lift them.
-            let flags = mounted.flags | MountFlags::BIND | MountFlags::RDONLY;
-            match rustix::mount::mount_remount(&mounted.point, flags, "") {
-                // Under another mount, or where root inside may not go: nobody inside gets there.
-                Ok(()) | Err(Errno::NOENT | Errno::ACCESS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
+        let lent = self.find(bind.target.trim_start_matches('/')).doing(doing)?;
+        read_only::all(&lent).doing(doing)
     }
 
     /// Makes the mount at a path read-only, keeping the restrictions it has: a user namespace may not lift them.
@@ -325,8 +307,4 @@ impl Tree {
         }
         Ok(())
     }
-}
-
-fn by_descriptor(place: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", place.as_raw_fd())
 }

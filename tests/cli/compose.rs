@@ -11,7 +11,6 @@ struct Project<'a> {
     name: String,
     image: String,
     program: String,
-    api: String,
 }
 
 impl<'a> Project<'a> {
@@ -24,15 +23,14 @@ impl<'a> Project<'a> {
         let copy = context.command("skopeo").args(["copy", "--quiet", "--dest-daemon-host", &docker_host()]);
         copy.arg(format!("oci:{}:latest", base().display())).arg(format!("docker-daemon:{name}:1")).ok();
         context.command("docker").args(["tag", &format!("{name}:1"), &image]).ok();
-        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let (api, files) = (port(), port());
         let program = std::env::var("AGENT_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
         let own = |path: &str| context.path(path).display().to_string();
         let mut text = include_str!("../../templates/compose/compose.yaml").to_owned();
         for (shipped, here) in [
             ("python:3.12-slim-bookworm", image.as_str()),
-            ("127.0.0.1:8008", &api),
-            ("127.0.0.1:8081", &files),
+            // What the server listens at is for the kernel to say, and stands in the configuration it writes for clients.
+            ("127.0.0.1:8008", "127.0.0.1:0"),
+            ("127.0.0.1:8081", "127.0.0.1:0"),
             ("/usr/local/bin/agent", &program),
             ("- /var/run/docker.sock:", &format!("- {}:", docker_host().trim_start_matches("unix://"))),
             ("/var/lib/agent-server", &own("data")),
@@ -43,7 +41,7 @@ impl<'a> Project<'a> {
             text = text.replace(shipped, here);
         }
         crate::support::write(&context.path("project/compose.yaml"), &text);
-        Self { context, name, image, program, api }
+        Self { context, name, image, program }
     }
 
     fn compose(&self, words: &[&str]) -> Call {
@@ -59,7 +57,7 @@ impl<'a> Project<'a> {
             Some(line.trim_start_matches([':', ' ']).trim_matches('"').to_owned())
         };
         let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
-        let request = client.post(format!("http://{}/{endpoint}", self.api)).json(body);
+        let request = client.post(format!("{}/{endpoint}", key("api_server")?)).json(body);
         let answer = request.basic_auth(key("access_key")?, key("secret_key")).send().ok()?;
         let mut answer: Value = answer.json().ok()?;
         assert_eq!(answer["meta"]["result_code"], 200, "{endpoint}: {answer}");

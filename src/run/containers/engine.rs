@@ -8,6 +8,7 @@ use super::{Containers, ContainersError};
 use crate::engine::{Docker, EngineError, Libpod};
 use crate::error::Failure;
 use crate::oci::Reference;
+use crate::registry::RegistryError;
 use crate::registry::auth::{Login, Sources};
 use crate::run::spec::{Found, Outcome, RunId, RunImage, RunSpec};
 use crate::run::{Engine, docker, podman};
@@ -18,19 +19,27 @@ pub struct ContainerEngine {
     containers: Containers,
     /// Whether the host's proxies and certificates are lent.
     lends: bool,
+    /// Whether no registry may be asked.
+    offline: bool,
 }
 
 impl ContainerEngine {
     /// Runs in Docker; `lends` the host's proxies and certificates to them.
     #[must_use]
     pub fn docker(docker: Docker, lends: bool) -> Self {
-        Self { containers: Containers::Docker(docker), lends }
+        Self { containers: Containers::Docker(docker), lends, offline: false }
     }
 
     /// The same in Podman.
     #[must_use]
     pub fn podman(podman: Libpod, lends: bool) -> Self {
-        Self { containers: Containers::Podman(podman), lends }
+        Self { containers: Containers::Podman(podman), lends, offline: false }
+    }
+
+    /// The same, which may pull nothing: [`RegistryError::Offline`].
+    #[must_use]
+    pub fn offline(self, offline: bool) -> Self {
+        Self { offline, ..self }
     }
 
     async fn has(&self, image: &RunImage) -> Result<(), ContainersError> {
@@ -47,6 +56,10 @@ impl ContainerEngine {
             other => return Ok(other?),
         };
         if let Some(reference) = absent {
+            if self.offline {
+                let action = format!("pull `{reference}`");
+                return Err(RegistryError::Offline { registry: reference.registry, action }.into());
+            }
             let login = login(reference.clone()).await?;
             match &self.containers {
                 Containers::Docker(it) => it.pull(&reference, login.as_ref()).await?,
@@ -142,5 +155,49 @@ impl Engine for ContainerEngine {
 
     fn discard<'a>(&'a self, image: &'a RunImage) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async { Ok(self.remove_image(image).await?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::engine::Endpoint;
+
+    #[tokio::test]
+    async fn without_registries_an_image_that_is_not_there_is_not_pulled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut reader = BufReader::new(stream.unwrap());
+                let mut lines = Vec::new();
+                let mut line = String::new();
+                while reader.read_line(&mut line).unwrap_or(0) > 2 {
+                    lines.push(std::mem::take(&mut line));
+                }
+                log.lock().unwrap().extend(lines.into_iter().next());
+                let said = "{\"message\":\"no such image\"}";
+                let head = format!("content-type: application/json\r\ncontent-length: {}", said.len());
+                let _ = write!(reader.get_mut(), "HTTP/1.1 404 X\r\n{head}\r\nconnection: close\r\n\r\n{said}");
+            }
+        });
+        let docker = Docker::connect(&Endpoint::plain(format!("unix://{}", path.display()))).unwrap();
+        let engine = ContainerEngine::docker(docker, false).offline(true);
+        let digest = Digest::of(b"image");
+        let name = format!("registry.example/team/task@{digest}");
+        let failure =
+            engine.prepare(&RunImage { name: name.clone(), manifest: digest, config: digest }).await.unwrap_err();
+        let said = failure.to_string();
+        assert_eq!(said, format!("cannot pull `{name}`: nothing is fetched here, and `registry.example` is not asked"));
+        let asked = asked.lock().unwrap();
+        assert!(!asked.is_empty() && asked.iter().all(|it| it.starts_with("GET ")), "{asked:?}");
     }
 }

@@ -40,7 +40,11 @@ impl HostApt {
         Ok(Self { configuration: dir.join("apt.conf").to_string_lossy().into_owned() })
     }
 
-    pub(super) fn update(&self) -> Result<(), SystemError> {
+    /// Refreshes the package lists; not where nothing may be fetched.
+    pub(super) fn update(&self, offline: bool) -> Result<(), SystemError> {
+        if offline {
+            return Err(SystemError::Offline { what: "the package lists of the host's apt".to_owned() });
+        }
         let answer = self.run(&["apt-get", "update", "-q"])?;
         if answer.success {
             return Ok(());
@@ -58,5 +62,18 @@ impl HostApt {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: output.errors(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_fetched_where_nothing_may_be() {
+        // One that would fail in another way.
+        let apt = HostApt { configuration: "/nonexistent/apt.conf".to_owned() };
+        let error = apt.update(true).unwrap_err();
+        assert!(matches!(error, SystemError::Offline { .. }), "{error}");
     }
 }

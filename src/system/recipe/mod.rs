@@ -15,6 +15,7 @@ use super::solve;
 use super::sources::{self, Release, Source};
 use super::{Package, SystemError, apt, fetch};
 use crate::digest::{Digest, Hasher};
+use crate::http;
 use crate::oci::{Descriptor, Layer, Platform, json, media};
 use crate::python::pinned::PinnedWheel;
 use crate::report::Reporter;
@@ -129,7 +130,7 @@ fn variables(recipe: &Recipe) -> Vec<String> {
 /// `max_age`. Its wheels are somebody else's business.
 ///
 /// # Errors
-/// [`SystemError::Host`] off Debian and Ubuntu, [`SystemError::Architecture`]
+/// [`SystemError::Host`] off Debian and Ubuntu, [`SystemError::Architecture`], [`SystemError::Offline`]
 pub fn resolve_text(
     store: &Store,
     (name, text): (&str, &str),
@@ -165,7 +166,7 @@ pub fn resolve_text(
     crate::sandbox::choose(store)?;
     let host_apt = HostApt::prepare(store, &key, &sources)?;
     reporter.started("recipe", format!("resolving the recipe {name}"));
-    host_apt.update()?;
+    host_apt.update(http::is_offline())?;
     let mut names = vec!["?essential".to_owned()];
     names.extend(distribution.packages.iter().chain(&recipe.packages).cloned());
     let packages = solve::solve(&names, &|argv| host_apt.run(argv))?;

@@ -11,7 +11,7 @@ use crate::support::TestContext;
 fn runs_go_on_without_their_daemon_and_leave_no_container(keeper: Keeper) {
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let task = place.task("long", "queue", 4.0, 0);
+    let task = place.stays("long", "");
     let next = place.task("next", "queue", 0.0, 3);
     let arguments = ["--queue", "queue", keeper.flag, "--cpu-only"];
     let daemon = place.daemon("daemon", &arguments);
@@ -21,6 +21,7 @@ fn runs_go_on_without_their_daemon_and_leave_no_container(keeper: Keeper) {
     daemon.kill();
     assert_eq!((keeper.running(&place, &task), place.status(&task).as_str()), (container, "in_progress"));
     let daemon = place.daemon("daemon", &arguments);
+    place.let_go(&task);
     place.becomes(&task, "completed");
     place.becomes(&next, "failed");
     place.ran_once(&task);

@@ -7,18 +7,7 @@ use serde_json::json;
 
 use super::Place;
 use super::keeper::{DOCKER, PODMAN};
-use crate::support::{Dockerd, Server, TestContext, wait_until, write};
-
-/// Says that it is up, and stays until it is let go.
-const STAYS: &str = "\
-import os, time
-task = os.environ['CLEARML_TASK_ID']
-print('up', task, flush=True)
-late = time.time() + 600
-while not os.path.exists('/lent/go-' + task) and time.time() < late:
-    time.sleep(0.05)
-print('done', task, flush=True)
-";
+use crate::support::{Dockerd, Server, TestContext, wait_until};
 
 /// A world whose tasks stay until they are let go.
 struct Host<'a> {
@@ -28,19 +17,7 @@ struct Host<'a> {
 
 impl<'a> Host<'a> {
     fn new(context: &'a TestContext) -> Self {
-        fs_err::create_dir(context.path("lent")).unwrap();
         Self { context, place: Place::new(context) }
-    }
-
-    fn stays(&self, name: &str, setup: &str) -> String {
-        let arguments = format!("-v {}:/lent", self.context.path("lent").display());
-        let task = self.place.script(name, STAYS, &json!({ "arguments": arguments, "setup_shell_script": setup }));
-        self.place.enqueue(&task, "queue");
-        task
-    }
-
-    fn let_go(&self, task: &str) {
-        write(&self.context.path(format!("lent/go-{task}")), "");
     }
 
     /// The server is there again, with what it knew.
@@ -120,11 +97,11 @@ impl<'a> Host<'a> {
 fn what_ran_and_what_was_built_is_made_anew_natively() {
     let context = TestContext::warm();
     let mut host = Host::new(&context);
-    let runs = host.stays("runs", "");
+    let runs = host.place.stays("runs", "");
     let arguments = ["--queue", "queue", "--services-mode", "2", "--retries", "1", "--cpu-only"];
     let daemon = host.place.daemon("daemon", &arguments);
     host.place.is_up(&runs);
-    let builds = host.stays("builds", "sleep 900");
+    let builds = host.place.stays("builds", "sleep 900");
     wait_until("the other is built", || host.place.phase(&builds).as_deref() == Some("build"));
     host.power_cut();
     daemon.kill();
@@ -133,7 +110,7 @@ fn what_ran_and_what_was_built_is_made_anew_natively() {
     let container = json!({ "arguments": format!("-v {}:/lent", context.path("lent").display()) });
     host.place.server.call("tasks.edit", &json!({ "task": builds, "force": true, "container": container }));
     for task in [&runs, &builds] {
-        host.let_go(task);
+        host.place.let_go(task);
     }
     let daemon = host.place.daemon("daemon", &arguments);
     for task in [&runs, &builds] {
@@ -161,7 +138,7 @@ fn what_goes_on_is_attended_and_what_was_killed_is_told_once_in_docker() {
         host.place.daemon_of(agent, "daemon", &["--queue", "queue", keeper.flag, "--cpu-only"])
     };
     let first = daemon(&host, &dockerd);
-    let lives = host.stays("lives", "");
+    let lives = host.place.stays("lives", "");
     host.place.is_up(&lives);
     // All but the container.
     first.kill();
@@ -171,11 +148,11 @@ fn what_goes_on_is_attended_and_what_was_killed_is_told_once_in_docker() {
     let second = daemon(&host, &dockerd);
     wait_until("it is attended", || second.said().contains(&format!("task {lives} of box:cpu:0 is attended again")));
     assert_eq!(host.place.status(&lives), "in_progress");
-    host.let_go(&lives);
+    host.place.let_go(&lives);
     host.place.becomes(&lives, "completed");
     host.place.ran_once(&lives);
 
-    let dies = host.stays("dies", "");
+    let dies = host.place.stays("dies", "");
     host.place.is_up(&dies);
     let next = host.place.task("next", "queue", 0.0, 0);
     host.power_cut();
@@ -198,7 +175,7 @@ fn what_was_killed_is_told_once_in_podman() {
     let mut host = Host::new(&context);
     let arguments = ["--queue", "queue", keeper.flag, "--cpu-only"];
     let first = host.place.daemon("daemon", &arguments);
-    let dies = host.stays("dies", "");
+    let dies = host.place.stays("dies", "");
     host.place.is_up(&dies);
     let next = host.place.task("next", "queue", 0.0, 0);
     host.power_cut();

@@ -66,9 +66,13 @@ impl Machines<'_> {
 impl Drop for Machines<'_> {
     fn drop(&mut self) {
         for machine in 0..LINES.len() {
-            for daemon in self.daemons(machine) {
-                self.line(machine, &format!("daemon --stop {}", daemon["worker"].as_str().unwrap())).run();
-            }
+            // What fails here after a failure would end all tests.
+            let stopped = std::panic::AssertUnwindSafe(|| {
+                for daemon in self.daemons(machine) {
+                    self.line(machine, &format!("daemon --stop {}", daemon["worker"].as_str().unwrap())).run();
+                }
+            });
+            let _ = std::panic::catch_unwind(stopped);
         }
     }
 }

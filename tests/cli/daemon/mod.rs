@@ -36,6 +36,17 @@ print('done', os.environ['CLEARML_TASK_ID'], flush=True)
 sys.exit(int('CODE'))
 ";
 
+/// Says that it is up, and stays until it is let go.
+const STAYS: &str = "\
+import os, time
+task = os.environ['CLEARML_TASK_ID']
+print('up', task, flush=True)
+late = time.time() + 600
+while not os.path.exists('/lent/go-' + task) and time.time() < late:
+    time.sleep(0.05)
+print('done', task, flush=True)
+";
+
 /// A world with a server and daemons.
 struct Place<'a> {
     context: &'a TestContext,
@@ -58,6 +69,21 @@ impl<'a> Place<'a> {
     fn draft(&self, name: &str, sleep: f64, code: u8) -> String {
         let script = SCRIPT.replace("SLEEP", &sleep.to_string()).replace("CODE", &code.to_string());
         self.script(name, &script, &json!({}))
+    }
+
+    /// A task that stays until it is let go, with a setup script, in the queue `queue`.
+    fn stays(&self, name: &str, setup: &str) -> String {
+        let lent = self.context.path("lent");
+        fs_err::create_dir_all(&lent).unwrap();
+        let arguments = format!("-v {}:/lent", lent.display());
+        let task = self.script(name, STAYS, &json!({ "arguments": arguments, "setup_shell_script": setup }));
+        self.enqueue(&task, "queue");
+        task
+    }
+
+    /// Lets a task go that stays.
+    fn let_go(&self, task: &str) {
+        crate::support::write(&self.context.path(format!("lent/go-{task}")), "");
     }
 
     /// A task of a script in no queue.

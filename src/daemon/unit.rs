@@ -30,6 +30,7 @@ mod building;
 mod claiming;
 mod container;
 mod ending;
+mod known;
 mod lines;
 mod prebuilt;
 mod running;

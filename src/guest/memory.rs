@@ -1,4 +1,5 @@
-//! Whether the kernel killed for memory in our container: not every engine hears of it, and tells it.
+//! Whether the kernel killed for memory in our container: not every engine hears of it, and tells it. Without a container
+//! of our own the control group may be that of others as well: then the figure means nothing, and nobody heeds it.
 
 use std::path::{Path, PathBuf};
 

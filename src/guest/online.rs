@@ -59,6 +59,10 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
     let Some(server) = settings.server.clone() else { return Err(GuestError::NoServer) };
     let client = Client::with_variables(server, hostname(), RETRY, settings.lent.clone())?;
     let mut signals = Signals::listen()?;
+    if let (true, Some(spool)) = (settings.executor, settings.spools.first()) {
+        // Where that cannot be, the executor takes the engine's word.
+        let _ = ProgramEnd::promise(spool);
+    }
     let mut task = tokio::select! {
         task = take(settings, &client) => task?,
         () = signals.asked_to_end() => return Err(GuestError::Interrupted),

@@ -5,7 +5,7 @@
 //! ├── owner.json         whose lines these are: format, task, worker
 //! ├── lock               held by the process that writes or drains
 //! ├── output             what the program printed, byte for byte (`output`)
-//! ├── end.json           how the program ended (`end`)
+//! ├── end.json           how the program ended, before that the promise to say so (`end`)
 //! ├── 00000007.lines     records, oldest segment first; the highest number is being written
 //! ├── 00000008.lines
 //! └── sent               "<segment> <offset>[ <segment> <offset> <time> <digest>] <time>": what the server has, what was
@@ -37,7 +37,7 @@ mod output;
 mod records;
 
 pub use drain::{DrainError, drain};
-pub use end::ProgramEnd;
+pub use end::{LeftEnd, ProgramEnd};
 pub use output::{OUTPUT, OutputReader, OutputWriter, Piece};
 use records::{Records, create_segment, segment_path, segments};
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::known::{self, Place};
 use super::server::{self, Seen};
 use super::{Ask, Ending, Halt, Interruption, Step, Unit};
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
-use crate::run::{Found, Outcome};
-use crate::spool::{ProgramEnd, SpoolError};
+use crate::run::{EngineKind, Found, Outcome};
+use crate::spool::{LeftEnd, SpoolError};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
@@ -329,27 +330,17 @@ impl Unit {
 
     /// Writes down how the run ended. Without an outcome there is none of this id in the engine.
     async fn ran(&mut self, outcome: Option<Outcome>) -> Result<Step, Halt> {
-        let outcome = match outcome {
-            None if self.record().wish.is_some() => return self.ended(Ending::Stopped),
+        let asked = self.record().wish.is_some();
+        let told = match outcome {
+            None if asked => return self.ended(Ending::Stopped),
             None => Outcome::Lost { reason: "it is gone, and nobody knows how it ended".to_owned() },
-            Some(outcome) => self.known_better(outcome),
+            Some(outcome) => outcome,
         };
+        let contained = self.executor.engine.name() != EngineKind::Native.name();
+        let outcome = known::best(told, LeftEnd::of(&self.entry.spool()), Place { contained, asked });
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
         let lost_gpu = if wrong && self.record().wish.is_none() { self.lost_gpu().await } else { None };
         self.ended(Ending::Ran { outcome, lost_gpu })
-    }
-
-    /// What the in-image program has left counts where the engine knows less: not every one hears that the kernel killed
-    /// for memory, and a container that went down with its engine is given 255 by the next one.
-    fn known_better(&self, outcome: Outcome) -> Outcome {
-        let Outcome::Exited { code: code @ 1.., out_of_memory } = outcome else { return outcome };
-        match ProgramEnd::of(&self.entry.spool()) {
-            Some(end) => Outcome::Exited { code, out_of_memory: out_of_memory || end.out_of_memory },
-            None if code == 255 => {
-                Outcome::Lost { reason: "its container went down with the engine or the machine".to_owned() }
-            }
-            None => outcome,
-        }
     }
 
     /// A device of the task that was there and is not any more.

@@ -10,7 +10,7 @@ use super::world::{Act, World};
 use crate::daemon::journal::Phase;
 use crate::digest::Digest;
 use crate::run::Outcome;
-use crate::spool::{Owner, Spool};
+use crate::spool::{Owner, ProgramEnd, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
     UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
@@ -93,6 +93,28 @@ async fn each_bad_end_has_its_own_reason_and_the_task_is_not_tried_again() {
     assert_eq!(world.begin().ends().await, settled("failed", reason, 137));
     assert_eq!(world.told().await, ("failed".to_owned(), reason.to_owned()));
     assert!(world.console().await.contains(&format!("Process failed: {reason}\n")));
+}
+
+#[tokio::test]
+async fn a_program_may_exit_with_what_an_engine_gives_to_what_it_did_not_see() {
+    let mut world = World::queued().await;
+    world.settings.retries = 1;
+    world.engine.ends_with(255);
+    // Nothing was promised of its end.
+    assert_eq!(world.begin().ends().await, settled("failed", "worker execution exit code 255", 255));
+    let spool = || world.engine.specs.lock().unwrap().last().unwrap().directory.join("spool");
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    ProgramEnd::promise(&spool()).unwrap();
+    world.engine.end(&Outcome::Exited { code: 255, out_of_memory: false });
+    let UnitEnd::Requeued { reason } = unit.ends().await else { panic!("it was not put back") };
+    assert_eq!(reason, "the run was lost: its container went down with the engine or the machine");
+    world.call("queues.get_next_task", json!({ "queue": world.queue })).await;
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    ProgramEnd { code: 0, out_of_memory: false }.leave(&spool()).unwrap();
+    world.engine.lose();
+    assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
 }
 
 #[tokio::test]

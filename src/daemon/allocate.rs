@@ -73,7 +73,9 @@ impl Explain for AllocateError {
             Self::Fraction { .. } => {
                 "To let tasks share a device, partition it (`nvidia-smi mig`) and name its instances: `--gpus 0:0-6`."
             }
-            Self::Share { .. } => "Say `--queue NAME=2`, or `NAME=1-4` for from one to four.",
+            Self::Share { .. } => {
+                "Say a number, or `1-4` for from one to four: `--queue NAME=1-4` for a daemon, `--share 1-4` for `agent gpus`."
+            }
             Self::TooMany { .. } => "Ask for fewer, or give the worker more with `--gpus`.",
             Self::NoDevices => "`agent gpus` lists what there is; `--gpus` names what the worker gets.",
         };

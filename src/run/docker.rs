@@ -2,8 +2,9 @@
 //! stopped, removed.
 //!
 //! The output is listened to from before the start; where that is not possible it is read from the engine's log, and
-//! what the log had not told by the end is read once more after it. Variables, credentials among them, go through the API and never stand in an argument of a program. A run is found
-//! again by its label, whoever started it. The host's proxies and certificates are lent to a run on this machine.
+//! what the log had not told by the end is read once more after it. Variables, credentials among them, go through the
+//! API and never stand in an argument of a program. A run is found again by its label, whoever started it. The host's
+//! proxies and certificates are lent to a run on this machine.
 
 use std::collections::BTreeMap;
 use std::future::Future;

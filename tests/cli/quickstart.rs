@@ -1,6 +1,6 @@
 //! The README's first command, as a stranger runs it.
 
-use crate::support::{Engine, TestContext, require, user};
+use crate::support::{Engine, Registry, TestContext, base, require, user, write};
 
 /// What must be on the screen in the end, with and without Docker.
 fn shows_all(text: &str) {
@@ -57,4 +57,26 @@ fn quickstart_of_another_user_without_rights() {
     let outcome = context.command("runuser").args(quickstart).env("DOCKER_HOST", nowhere).run().success();
     shows_all(&outcome.stdout);
     assert!(outcome.stdout.contains("$ agent run oci:"), "{}", outcome.stdout);
+}
+
+/// Where packages are not Debian's, the base is one that the world has.
+#[test]
+fn quickstart_of_another_distribution_takes_its_base_from_a_registry() {
+    require(Engine::Git);
+    require(Engine::Skopeo);
+    let context = TestContext::warm();
+    let registry = Registry::start(&context);
+    let from = format!("oci:{}:latest", base().display());
+    let to = format!("docker://{}", registry.reference("library/python:3.12-slim"));
+    context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false", &from, &to]).ok();
+    let known = registry.as_known_to_the_world(&context, "registry-1.docker.io");
+    let release = context.path("os-release");
+    write(&release, "NAME=\"Fedora Linux\"\nID=fedora\nVERSION_ID=43\n");
+    let script = "mount --bind \"$0\" /etc/os-release && mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+    let nowhere = format!("unix://{}", context.path("no-such-socket").display());
+    let call = context.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script]);
+    let call = call.arg(&release).arg(&known.hosts).arg(env!("CARGO_BIN_EXE_agent")).arg("quickstart");
+    let outcome = call.env("DOCKER_HOST", nowhere).env("SSL_CERT_FILE", &known.authorities).run().success();
+    shows_all(&outcome.stdout);
+    assert!(outcome.stdout.contains(" --docker python:3.12-slim --force-docker "), "{}", outcome.stdout);
 }

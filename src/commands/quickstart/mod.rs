@@ -23,6 +23,7 @@ use crate::process::{self, RunError};
 use crate::python::uv::Uv;
 use crate::server::{self, ServerSettings};
 use crate::store::Store;
+use crate::system::sources::Release;
 use crate::ui::Ui;
 
 /// The image's name in an engine.
@@ -172,9 +173,7 @@ fn directory(context: &Context) -> PathBuf {
 
 /// The base: made from this machine's own packages where that can be, else one that a registry has.
 fn base() -> &'static str {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let debian = release.lines().any(|it| matches!(it.trim_matches('"'), "ID=debian" | "ID=ubuntu"));
-    if debian { "recipe:debian-python" } else { "python:3.12-slim" }
+    if ["debian", "ubuntu"].contains(&&*Release::host().id) { "recipe:debian-python" } else { "python:3.12-slim" }
 }
 
 fn client(server: &server::Running) -> Result<Client, Failure> {

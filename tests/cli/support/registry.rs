@@ -13,6 +13,15 @@ pub(crate) struct Registry {
     storage: PathBuf,
 }
 
+/// A registry under a name of the world.
+pub(crate) struct Known {
+    _server: Running,
+    /// What this machine's names stand in, and that one.
+    pub(crate) hosts: PathBuf,
+    /// Whom this machine believes, and that one.
+    pub(crate) authorities: PathBuf,
+}
+
 impl Registry {
     /// One that anyone may read and write.
     #[track_caller]
@@ -64,6 +73,42 @@ impl Registry {
     /// A reference in this registry.
     pub(crate) fn reference(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
+    }
+
+    /// The same images under the name of a registry of the world, for whoever has `hosts` as /etc/hosts and believes
+    /// `authorities`.
+    #[track_caller]
+    pub(crate) fn as_known_to_the_world(&self, context: &TestContext, name: &str) -> Known {
+        // An address that nobody else listens on, for the port is given.
+        let address = "127.0.84.43";
+        let root = tempfile::Builder::new().prefix("known-").tempdir_in(context.path("")).unwrap().keep();
+        let (certificate, key) = (root.join("cert.pem"), root.join("key.pem"));
+        let call = context.command("openssl").args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+        let call = call.args(["-subj", "/CN=tests", "-addext", &format!("subjectAltName=DNS:{name}")]);
+        let call = call.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"]).arg(&key).arg("-out");
+        call.arg(&certificate).ok();
+        let authorities = root.join("authorities.pem");
+        let system = fs_err::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap();
+        fs_err::write(&authorities, system + "\n" + &fs_err::read_to_string(&certificate).unwrap()).unwrap();
+        let hosts = root.join("hosts");
+        let own = fs_err::read_to_string("/etc/hosts").unwrap();
+        fs_err::write(&hosts, format!("{own}\n{address} {name}\n")).unwrap();
+        let config = root.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n\
+             http:\n  addr: {address}:443\n  tls: {{certificate: {}, key: {}}}\n",
+            self.storage.display(),
+            certificate.display(),
+            key.display()
+        );
+        fs_err::write(&config, text).unwrap();
+        let call = context.command("docker-registry").arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+        let mut server = call.spawn(&root.join("log"));
+        wait_for("docker-registry listens on port 443", || {
+            assert!(!server.ended(), "docker-registry ended:\n{}", fs_err::read_to_string(root.join("log")).unwrap());
+            std::net::TcpStream::connect((address, 443)).ok()
+        });
+        Known { _server: server, hosts, authorities }
     }
 
     /// The directory of what it stores.

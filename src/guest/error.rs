@@ -66,6 +66,9 @@ pub enum GuestError {
     /// Asked to end before the program began.
     #[error("interrupted before the program was started")]
     Interrupted,
+    /// This very run has begun before: what it does is not done twice.
+    #[error("this run was started before, and no run is started twice")]
+    Again,
     /// The server did not answer while there was time.
     #[error("the server did not answer in time")]
     Late,
@@ -81,6 +84,8 @@ impl GuestError {
         match self {
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Self::Start { .. } => 126,
+            // What an engine gives to an end that it did not see: how the first start ended is left where the executor looks.
+            Self::Again => 255,
             other => other.kind().exit_code(),
         }
     }
@@ -95,7 +100,7 @@ impl Explain for GuestError {
             | Self::Loopback(source)
             | Self::Runtime(source) => Kind::of_io(source),
             Self::Document { .. } | Self::NoTask => Kind::Input,
-            Self::Busy { .. } => Kind::Conflict,
+            Self::Busy { .. } | Self::Again => Kind::Conflict,
             Self::NoServer => Kind::Config,
             Self::Interrupted => Kind::Interrupted,
             Self::Late => Kind::Unreachable,

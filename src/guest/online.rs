@@ -20,7 +20,7 @@ use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::http::Retry;
 use crate::launch::Mode;
-use crate::spool::{OutputWriter, Owner, ProgramEnd, Spool, drain};
+use crate::spool::{LeftEnd, OutputWriter, Owner, ProgramEnd, Spool, drain};
 
 mod watch;
 
@@ -60,6 +60,10 @@ pub(super) async fn run(settings: &Settings) -> Result<Ended, GuestError> {
     let client = Client::with_variables(server, hostname(), RETRY, settings.lent.clone())?;
     let mut signals = Signals::listen()?;
     if let (true, Some(spool)) = (settings.executor, settings.spools.first()) {
+        // An engine that went down while it started a run may start it again.
+        if LeftEnd::of(spool) != LeftEnd::Nothing {
+            return Err(GuestError::Again);
+        }
         // Where that cannot be, the executor takes the engine's word.
         let _ = ProgramEnd::promise(spool);
     }

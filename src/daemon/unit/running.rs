@@ -1,5 +1,6 @@
 //! From the finished image to the end of the container: the engine's part.
 
+use std::future::ready;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -13,7 +14,7 @@ use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{EngineKind, Found, Outcome};
-use crate::spool::{LeftEnd, SpoolError};
+use crate::spool::{LeftEnd, Spool, SpoolError};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
@@ -75,6 +76,8 @@ impl Unit {
                     self.wished(interruption)?;
                     return Ok(Step::Go(Phase::Run));
                 }
+                // Of what an engine saw of its start it may have kept nothing.
+                _ if self.has_begun() => return Ok(Step::Go(Phase::Run)),
                 _ => {}
             }
         }
@@ -94,7 +97,11 @@ impl Unit {
             lines.close().await;
         }
         self.entry.update(|it| it.may_run = true)?;
-        let started = self.attempt(limit, || engine.start(&spec)).await;
+        let begins = || -> BoxFuture<'_, _> {
+            // An engine that goes down while it starts a run may have started it, and come back knowing nothing of that.
+            if self.has_begun() { Box::pin(ready(Ok(()))) } else { engine.start(&spec) }
+        };
+        let started = self.attempt(limit, begins).await;
         if let Some(watch) = &self.watch
             && matches!(started, Came::Done(()))
         {
@@ -198,6 +205,11 @@ impl Unit {
         let (mut failures, mut pause, mut waiting) = (0, self.pace.pause, false);
         loop {
             let failure = match self.answered(engine.find(run)).await {
+                // Its engine came back without it, and it goes on.
+                Ok(Found::Absent) if self.is_alive() => {
+                    sleep(self.pace.pause).await;
+                    continue;
+                }
                 Ok(Found::Absent) => return None,
                 Ok(Found::Ended(outcome)) => return Some(outcome),
                 Ok(Found::Running) => {
@@ -227,6 +239,17 @@ impl Unit {
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
         }
+    }
+
+    /// Whether the in-image program has begun, whatever the engine says.
+    fn has_begun(&self) -> bool {
+        LeftEnd::of(&self.entry.spool()) != LeftEnd::Nothing
+    }
+
+    /// Whether the in-image program goes on, whatever the engine says: it has its spool until it ends.
+    fn is_alive(&self) -> bool {
+        let spool = self.entry.spool();
+        LeftEnd::of(&spool) == LeftEnd::Promised && matches!(Spool::adopt(&spool), Err(SpoolError::InUse(_)))
     }
 
     /// An engine's answer to a question that takes no time.

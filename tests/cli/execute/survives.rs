@@ -38,6 +38,26 @@ fn a_run_goes_on_without_whoever_started_it(place: &Where) {
 in_each_engine!(a_run_goes_on_without_whoever_started_it);
 
 #[test]
+fn a_run_that_docker_starts_twice_runs_once() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &IN_DOCKER, "import time\nprint('up', flush=True)\ntime.sleep(1)\n");
+    let output = context.path("output");
+    let mut running = task.execute().spawn(&output);
+    wait_until("the task is up", || task.said("up\n"));
+    running.kill();
+    let docker = |arguments: &[&str]| context.command("docker").args(arguments).ok();
+    let label = format!("label=io.github.agent.run={}", task.units()[0]["run"].as_str().unwrap());
+    let found = docker(&["ps", "--all", "--quiet", "--filter", &label]);
+    assert_eq!(docker(&["wait", found.trim()]).trim(), "0");
+    // As one does that went down while it started it, and has forgotten that.
+    docker(&["start", found.trim()]);
+    assert_eq!(docker(&["wait", found.trim()]).trim(), "255");
+    task.execute().run().success();
+    assert_eq!(task.told(), ("completed".to_owned(), "worker execution done".to_owned()));
+    assert_eq!((task.count("up\n"), task.units().len()), (1, 1));
+}
+
+#[test]
 fn a_run_that_ended_meanwhile_is_told_as_it_ended() {
     let context = TestContext::new();
     let task =

@@ -10,7 +10,7 @@ use super::world::{Act, World};
 use crate::daemon::journal::Phase;
 use crate::digest::Digest;
 use crate::run::Outcome;
-use crate::spool::{Owner, ProgramEnd, Spool};
+use crate::spool::{LeftEnd, Owner, ProgramEnd, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
     UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
@@ -115,6 +115,36 @@ async fn a_program_may_exit_with_what_an_engine_gives_to_what_it_did_not_see() {
     ProgramEnd { code: 0, out_of_memory: false }.leave(&spool()).unwrap();
     world.engine.lose();
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+}
+
+#[tokio::test]
+async fn what_an_engine_has_forgotten_to_have_started_is_not_started_again() {
+    let mut world = World::queued().await;
+    world.settings.retries = 1;
+    let forgets = |left| world.engine.starts.lock().unwrap().push_back(Act::Forget(left));
+    let end = ProgramEnd { code: 0, out_of_memory: false };
+    forgets(LeftEnd::End(end));
+    assert_eq!(world.begin().ends().await, settled("completed", "worker execution done", 0));
+    // It went down with its engine.
+    forgets(LeftEnd::Promised);
+    let UnitEnd::Requeued { reason } = world.begin().ends().await else { panic!("it was not put back") };
+    assert!(reason.starts_with("the run was lost: "), "{reason}");
+    assert!(!world.engine.calls().contains(&"start"), "{:?}", world.engine.calls());
+}
+
+#[tokio::test]
+async fn a_program_that_goes_on_without_its_engine_is_waited_for() {
+    let world = World::queued().await;
+    world.engine.starts.lock().unwrap().push_back(Act::Orphan);
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    world.says("running").await;
+    let spool = world.engine.orphan.lock().unwrap().take().unwrap();
+    let run = world.journal().all().unwrap().units[0].run.clone();
+    ProgramEnd { code: 0, out_of_memory: false }.leave(&world.journal().spool(&run)).unwrap();
+    drop(spool);
+    assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+    assert!(!world.engine.calls().contains(&"start"), "{:?}", world.engine.calls());
 }
 
 #[tokio::test]

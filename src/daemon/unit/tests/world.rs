@@ -19,6 +19,7 @@ use crate::report::silent;
 use crate::run::choice::{BaseChoice, ImageChoice};
 use crate::run::{EngineKind, Found, Outcome, RunImage, RunSpec};
 use crate::server::{Running, ServerSettings, serve};
+use crate::spool::{LeftEnd, ProgramEnd, Spool};
 
 /// Everything happens quickly.
 pub(super) const PACE: Pace = Pace {
@@ -354,6 +355,10 @@ text = "{{}}"
 pub(super) enum Act {
     Fail(Kind),
     Hang,
+    /// Starts the run, whose program leaves this of its end, and goes down knowing nothing of it.
+    Forget(LeftEnd),
+    /// The same with a program that goes on.
+    Orphan,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -376,6 +381,8 @@ pub(super) struct Fake {
     pub(super) finds: Mutex<VecDeque<Act>>,
     pub(super) stops: Mutex<VecDeque<Act>>,
     pub(super) discards: Mutex<VecDeque<Act>>,
+    /// The spool of a program that goes on without its engine.
+    pub(super) orphan: Mutex<Option<Spool>>,
     /// How runs end by themselves, right after their start.
     pub(super) ends: Mutex<VecDeque<Outcome>>,
     /// Everything that was asked, without questions.
@@ -424,6 +431,7 @@ impl Fake {
             None => Ok(()),
             Some(Act::Fail(kind)) => Err(Broken(kind).into()),
             Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Forget(_) | Act::Orphan) => Err(Broken(Kind::Unreachable).into()),
         }
     }
 
@@ -446,6 +454,17 @@ impl Engine for Fake {
 
     fn start<'a>(&'a self, spec: &'a RunSpec) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
+            let next = self.starts.lock().unwrap().front().copied();
+            let spool = spec.directory.join("spool");
+            match next {
+                Some(Act::Forget(LeftEnd::End(end))) => end.leave(&spool).unwrap(),
+                Some(Act::Forget(_)) => ProgramEnd::promise(&spool).unwrap(),
+                Some(Act::Orphan) => {
+                    ProgramEnd::promise(&spool).unwrap();
+                    *self.orphan.lock().unwrap() = Spool::adopt(&spool).unwrap();
+                }
+                _ => {}
+            }
             self.act(&self.starts).await?;
             let mut runs = self.runs.lock().unwrap();
             if runs.contains_key(&spec.id) {

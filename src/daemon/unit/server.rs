@@ -1,7 +1,5 @@
 //! What a unit asks the server about its task, and the marks it leaves there.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -86,11 +84,6 @@ impl Seen {
         }
         let heard = self.updated.parse::<Timestamp>().ok();
         heard.is_none_or(|it| now.as_second() - it.as_second() <= SILENT)
-    }
-
-    /// How long the SDK may take for its own end, while it is not done with it.
-    pub(super) fn callback(&self) -> Option<Duration> {
-        tasks::abort_callback(&self.runtime)
     }
 
     fn text(&self, name: &str) -> Option<&str> {

@@ -61,6 +61,11 @@ impl Seen {
         self.text(RUN).is_some_and(|it| it != run.as_str())
     }
 
+    /// Whether the task says that it is this run's.
+    pub(super) fn is_marked(&self, run: &RunId) -> bool {
+        self.text(RUN) == Some(run.as_str())
+    }
+
     /// How often the machinery has failed the task.
     pub(super) fn attempt(&self) -> u32 {
         self.number(ATTEMPT).and_then(|it| u32::try_from(it).ok()).unwrap_or(0)
@@ -74,7 +79,7 @@ impl Seen {
     /// Whether this run or this worker has it. A worker that was killed right after it had taken the task had not said
     /// yet that it has it: the change's own message tells by whom it was.
     pub(super) fn is_by(&self, run: &RunId, worker: &str) -> bool {
-        self.worker == worker || self.text(RUN) == Some(run.as_str()) || self.state.message == tasks::changed_by(worker)
+        self.worker == worker || self.is_marked(run) || self.state.message == tasks::changed_by(worker)
     }
 
     /// Whether a worker other than this one runs it, as far as anybody can know.
@@ -109,7 +114,7 @@ pub(super) async fn mark(client: &Client, task: &str, run: Option<&RunId>, attem
 
 /// Whether a task says that it is this run's.
 pub(in crate::daemon) async fn is_marked(client: &Client, task: &str, run: &RunId) -> Result<bool, ApiError> {
-    Ok(look(client, task).await?.is_some_and(|it| it.text(RUN) == Some(run.as_str())))
+    Ok(look(client, task).await?.is_some_and(|it| it.is_marked(run)))
 }
 
 /// Sets one property of a task.

@@ -1,7 +1,7 @@
 //! The conversation with a ClearML API server: wire names and quirks end here.
 //!
 //! [`Client`] logs in, adds the version to the path, unpacks the envelope and keeps the token fresh. [`tasks`],
-//! [`events`] and [`artifacts`] are the calls this program makes, each a function over the client. Nothing here prints,
+//! [`callback`], [`events`] and [`artifacts`] are the calls this program makes, each a function over the client. Nothing here prints,
 //! decides what a run does, or reads the environment.
 
 use url::Url;
@@ -9,6 +9,7 @@ use url::Url;
 use crate::secret::{Credentials, Secret};
 
 pub mod artifacts;
+pub mod callback;
 mod client;
 mod error;
 pub mod events;

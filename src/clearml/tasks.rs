@@ -1,7 +1,5 @@
 //! Calls about tasks.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{ApiError, Client};
@@ -12,8 +10,6 @@ const UNKNOWN: (u16, i64) = (400, 101);
 const NEAR: usize = 10;
 /// Among how many of the tasks changed last those names are looked for.
 const RECENT: usize = 500;
-/// The longest time the SDK may take for what a task wants done before it is stopped.
-const CALLBACK: Duration = Duration::from_secs(1800);
 
 /// The whole task with this id.
 ///
@@ -52,25 +48,6 @@ pub async fn find(client: &Client, id_or_name: &str) -> Result<Value, ApiError> 
         }
         None => Err(unknown(client, id_or_name, near(client, id_or_name).await?)),
     }
-}
-
-/// How long a task's runtime properties ask to wait before it is stopped, while what it wants done before is not done
-/// (the SDK's `register_abort_callback`).
-#[must_use]
-pub fn abort_callback(runtime: &Value) -> Option<Duration> {
-    // The SDK writes numbers with a fraction, older ones text.
-    let number = |name: &str| {
-        let value = runtime.get(name)?;
-        value.as_f64().or_else(|| value.as_str()?.parse().ok()).filter(|it| it.is_finite())
-    };
-    let done = runtime.get("_abort_callback_completed");
-    if done.is_some_and(|it| !it.is_null() && it != "" && it != "0" && it != 0) {
-        return None;
-    }
-    // One that was taken back is written as less than none.
-    let limit = number("_abort_callback_timeout").filter(|it| *it >= 0.0)?;
-    let all = limit + number("_abort_poll_freq").unwrap_or(0.0).max(0.0);
-    Some(Duration::try_from_secs_f64(all).unwrap_or(CALLBACK).min(CALLBACK))
 }
 
 /// Whether a text is taken for an id: 30 or more hex digits and dashes.
@@ -323,24 +300,5 @@ mod tests {
         assert!(state("in_progress", "stopping").asks_to_stop());
         assert!(!state("stopped", "stopping").asks_to_stop());
         assert!(!State::of(&json!({ "status": "in_progress" })).asks_to_stop());
-    }
-
-    #[test]
-    fn a_task_may_ask_for_time_before_it_is_stopped() {
-        let callback = |runtime: Value| abort_callback(&runtime).map(|it| it.as_secs());
-        assert_eq!(callback(json!({})), None);
-        assert_eq!(callback(Value::Null), None);
-        // As SDK 2.1.12 registers one, says that it is done, and takes it back.
-        let asked =
-            json!({ "_abort_callback_timeout": 30.0, "_abort_poll_freq": 15.0, "_abort_callback_completed": "" });
-        assert_eq!(callback(asked), Some(45));
-        let done = json!({ "_abort_callback_timeout": 30.0, "_abort_poll_freq": 15.0, "_abort_callback_completed": 1 });
-        assert_eq!(callback(done), None);
-        let back =
-            json!({ "_abort_callback_timeout": -1.0, "_abort_poll_freq": 15.0, "_abort_callback_completed": "" });
-        assert_eq!(callback(back), None);
-        assert_eq!(callback(json!({ "_abort_callback_timeout": "180.0", "_abort_poll_freq": 10 })), Some(190));
-        assert_eq!(callback(json!({ "_abort_callback_timeout": 1e300 })), Some(1800));
-        assert_eq!(callback(json!({ "_abort_callback_timeout": "soon" })), None);
     }
 }

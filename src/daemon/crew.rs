@@ -104,8 +104,22 @@ fn left(executor: &Arc<Executor>, wants: &Wants, console: Option<&Console>) -> L
     for error in found.unreadable {
         executor.reporter.warning(Failure::from(error).to_string());
     }
+    tell_again(executor, wants);
     let ours = found.units.iter().filter(|it| is_here(executor, it));
     Ok(ours.map(|it| resume(executor, it, console)).collect())
+}
+
+/// Tells ends again that late messages took back. What cannot be told now is the next time.
+fn tell_again(executor: &Executor, wants: &Wants) {
+    let Ok(found) = executor.journal.all() else { return };
+    let (mut units, ours) = (found.units, executor.client.address());
+    units.retain(|it| wants(&it.worker) && is_same_server(&it.server, &ours));
+    let told = unit::tell_again(&executor.client, &units);
+    let told = tokio::runtime::Handle::current().block_on(async { tokio::time::timeout(ASKING, told).await });
+    for task in told.ok().and_then(Result::ok).into_iter().flatten() {
+        let text = format!("task {task}: a message of its run came after its end and took it back: it is told again");
+        executor.reporter.note(text);
+    }
 }
 
 /// Whether a unit's task is on our server, which it may have known under another name: then the task says whose it is.

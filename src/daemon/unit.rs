@@ -26,6 +26,7 @@ use crate::gpu::GpuSet;
 use crate::report::SharedReporter;
 use crate::run::{Engine, RunId, RunImage};
 
+mod afterwards;
 mod building;
 mod claiming;
 mod container;
@@ -38,6 +39,7 @@ mod server;
 mod waiting;
 mod watching;
 
+pub(super) use afterwards::tell_again;
 pub(super) use building::prebuild;
 use lines::Lines;
 pub(super) use server::is_marked;

@@ -22,7 +22,6 @@ mod console;
 mod environment;
 mod error;
 mod help;
-mod memory;
 mod offline;
 mod online;
 mod parameters;

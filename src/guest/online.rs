@@ -13,13 +13,14 @@ use super::child::{End, Program};
 use super::console::{Console, Keep, Recorder};
 use super::settings::{Settings, hostname};
 use super::supervise::{Cause, Ended, Signals, supervise};
-use super::{GuestError, environment, memory, parameters};
+use super::{GuestError, environment, parameters};
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change, State};
 use crate::clearml::{ApiError, Client};
 use crate::error::{Failure, Kind};
 use crate::http::Retry;
 use crate::launch::Mode;
+use crate::machine::cgroup;
 use crate::spool::{LeftEnd, OutputWriter, Owner, ProgramEnd, Spool, drain};
 
 mod watch;
@@ -180,7 +181,7 @@ impl Run<'_> {
     }
 
     async fn to_the_end(&self, signals: &mut Signals, copy: Option<OutputWriter>) -> Result<Ended, GuestError> {
-        let before = memory::kills();
+        let before = kills();
         let program = Program::of_task(&self.settings.launch, environment::task(self.settings, &self.id));
         let mut child = program.start()?;
         let console = child.pipes.take().map(|it| Console::start(it, &self.recorder, copy));
@@ -198,7 +199,7 @@ impl Run<'_> {
             tokio::spawn(send_lines(self.spool.clone(), self.client.clone())),
         ];
         let ended = supervise(&child, signals, &mut wishes, self.settings.grace).await;
-        let out_of_memory = before.zip(memory::kills()).is_some_and(|(before, now)| now > before);
+        let out_of_memory = before.zip(kills()).is_some_and(|(before, now)| now > before);
         if let (true, Some(spool)) = (self.settings.executor, self.settings.spools.first()) {
             // What the engine tells of the container is enough as a rule.
             let _ = ProgramEnd { code: ended.code, out_of_memory }.leave(spool);
@@ -355,6 +356,14 @@ async fn send_lines(spool: Option<Arc<Mutex<Spool>>>, client: Client) {
         // A server that is away is asked less and less often, but never given up.
         pause = if drain(&spool, &client).await.is_ok() { LINES } else { (pause * 2).min(Duration::from_secs(60)) };
     }
+}
+
+/// How many processes the kernel has killed for memory in our control group: not every engine hears of it, and tells it.
+/// Without a container of our own the group may be that of others as well: then the figure means nothing, and nobody
+/// heeds it.
+fn kills() -> Option<u64> {
+    let place = cgroup::own("memory")?;
+    cgroup::kills(&place.group, place.version).or_else(|| cgroup::kills(&place.top, place.version))
 }
 
 fn text(task: &Value, field: &str) -> String {

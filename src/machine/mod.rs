@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
+pub mod cgroup;
+
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 /// The unit of `/proc/diskstats` (Documentation/admin-guide/iostats.rst), whatever the disk's own.
 const SECTOR: f64 = 512.0;

@@ -1,16 +1,15 @@
 //! Control groups of native runs: limits of memory, processors and processes, and whether memory was the end of something.
 //!
-//! Both kinds are known: version 1, where every controller has a hierarchy of its own, and version 2. A group lies below
-//! the one this process is in, so that limits above it go on to count; where that cannot be, beside it or at the top. A
-//! service manager gives a service groups of its own where it is told to (`Delegate=` in systemd).
+//! A group lies below the one this process is in, so that limits above it go on to count; where that cannot be, beside it
+//! or at the top. A service manager gives a service groups of its own where it is told to (`Delegate=` in systemd).
 
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-/// Where control groups are seen.
-const MOUNTS: &str = "/proc/self/mountinfo";
+use crate::machine::cgroup::{self, Place, Version};
+
 /// The time in which processors are shared out, in microseconds.
 const PERIOD: u64 = 100_000;
 
@@ -35,12 +34,6 @@ pub(super) struct Groups(Vec<Group>);
 struct Group {
     path: PathBuf,
     version: Version,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
 }
 
 /// What is limited by one controller.
@@ -92,11 +85,9 @@ impl Groups {
         if wanted.is_empty() {
             return (groups, warnings);
         }
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let (mounts, own) = (read(MOUNTS), read("/proc/self/cgroup"));
         for controller in wanted {
-            let made = match places(&mounts, &own, controller.name) {
-                Some((version, parents)) => groups.add(name, &controller, version, &parents),
+            let made = match cgroup::own(controller.name) {
+                Some(place) => groups.add(name, &controller, &place),
                 None => Err("no control groups for that are mounted".to_owned()),
             };
             if let Err(reason) = made {
@@ -107,18 +98,13 @@ impl Groups {
         (groups, warnings)
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        controller: &Controller,
-        version: Version,
-        parents: &[PathBuf],
-    ) -> Result<(), String> {
+    fn add(&mut self, name: &str, controller: &Controller, place: &Place) -> Result<(), String> {
+        let version = place.version;
         let mut refused = "it lies nowhere".to_owned();
-        for parent in parents.iter().filter(|it| it.is_dir()) {
+        for parent in parents(place).into_iter().filter(|it| it.is_dir()) {
             let path = parent.join(name);
             let is_new = self.0.iter().all(|it| it.path != path);
-            match below(parent, &path, controller, version) {
+            match below(&parent, &path, controller, version) {
                 Ok(()) if is_new => {
                     self.0.push(Group { path, version });
                     return Ok(());
@@ -142,11 +128,18 @@ impl Groups {
 
     /// Whether the kernel killed something in them for memory.
     pub(super) fn ran_out(&self) -> bool {
-        self.0.iter().any(|it| {
-            let file = if it.version == Version::One { "memory.oom_control" } else { "memory.events" };
-            killed(&fs::read_to_string(it.path.join(file)).unwrap_or_default()) > 0
-        })
+        self.0.iter().any(|it| cgroup::kills(&it.path, it.version).is_some_and(|it| it > 0))
     }
+}
+
+/// Where a group might be made, best first.
+fn parents(place: &Place) -> Vec<PathBuf> {
+    let beside = place.group.parent().filter(|it| it.starts_with(&place.top)).map(Path::to_owned);
+    let mut parents = vec![place.group.clone()];
+    parents.extend(beside);
+    parents.push(place.top.clone());
+    parents.dedup();
+    parents
 }
 
 fn below(parent: &Path, path: &Path, controller: &Controller, version: Version) -> std::io::Result<()> {
@@ -179,68 +172,16 @@ impl Drop for Group {
     }
 }
 
-fn killed(text: &str) -> u64 {
-    text.lines().find_map(|it| it.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
-}
-
-/// The kind of the groups with a controller, and where one might be made, best first.
-fn places(mounts: &str, own: &str, controller: &str) -> Option<(Version, Vec<PathBuf>)> {
-    // "36 35 98:0 /root /mount/point options - type source super,options" (proc_pid_mountinfo(5))
-    let mut found: Option<(Version, &str, &str)> = None;
-    for line in mounts.lines() {
-        let (before, after) = line.split_once(" - ").unwrap_or((line, ""));
-        let before: Vec<&str> = before.split(' ').collect();
-        let after: Vec<&str> = after.split(' ').collect();
-        let (Some(root), Some(point)) = (before.get(3), before.get(4)) else { continue };
-        match (after.first(), after.last()) {
-            (Some(&"cgroup"), Some(options)) if options.split(',').any(|it| it == controller) => {
-                found = Some((Version::One, root, point));
-                break;
-            }
-            (Some(&"cgroup2"), _) if found.is_none() => found = Some((Version::Two, root, point)),
-            _ => {}
-        }
-    }
-    let (version, root, point) = found?;
-    // "4:memory:/path" or "0::/path" (cgroups(7))
-    let path = own.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let is_it = match version {
-            Version::One => controllers.split(',').any(|it| it == controller),
-            Version::Two => controllers.is_empty(),
-        };
-        is_it.then_some(path)
-    })?;
-    let point = Path::new(point);
-    let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new("")).to_owned();
-    let here = if below.as_os_str().is_empty() { point.to_owned() } else { point.join(&below) };
-    let mut parents = vec![here.clone()];
-    parents.extend(here.parent().filter(|it| it.starts_with(point)).map(Path::to_owned));
-    parents.push(point.to_owned());
-    parents.dedup();
-    Some((version, parents))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_found_in_either_version() {
-        let first = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                     31 25 0:27 / /sys/fs/cgroup/memory rw,nosuid shared:7 - cgroup cgroup rw,memory\n\
-                     32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let own = "9:name=systemd:/\n4:memory:/a/b\n0::/\n";
-        let (version, parents) = places(first, own, "memory").unwrap();
-        assert_eq!(version, Version::One);
-        let expected = ["/sys/fs/cgroup/memory/a/b", "/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory"];
-        assert_eq!(parents, expected.map(PathBuf::from));
-        let second = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let (version, parents) = places(second, "0::/user.slice/x.scope\n", "cpu").unwrap();
-        assert_eq!(version, Version::Two);
-        assert_eq!(parents[0], PathBuf::from("/sys/fs/cgroup/user.slice/x.scope"));
-        assert!(places("1 2 0:1 / / rw - ext4 /dev/sda rw\n", own, "memory").is_none());
+    fn groups_lie_below_our_own_or_above() {
+        let place = |group: &str| Place { version: Version::One, top: "/g".into(), group: group.into() };
+        assert_eq!(parents(&place("/g/a/b")), ["/g/a/b", "/g/a", "/g"].map(PathBuf::from));
+        assert_eq!(parents(&place("/g/a")), ["/g/a", "/g"].map(PathBuf::from));
+        assert_eq!(parents(&place("/g")), ["/g"].map(PathBuf::from));
     }
 
     #[test]
@@ -267,11 +208,5 @@ mod tests {
             ["memory.max=1048576", "memory.swap.max=1048576", "cpu.max=150000 100000", "cpuset.cpus=0", "pids.max=9"];
         assert_eq!(shown(2), second);
         assert!(Room { pids: Some(-1), ..Room::default() }.controllers().is_empty());
-    }
-
-    #[test]
-    fn kills_for_memory_are_counted() {
-        assert_eq!(killed("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"), 2);
-        assert_eq!(killed("low 0\nhigh 0\nmax 9\noom 1\noom_kill 0\noom_group_kill 0\n"), 0);
     }
 }

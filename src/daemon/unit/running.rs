@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::known::{self, Place};
-use super::server::{self, Seen};
 use super::{Ask, Ending, Halt, Interruption, Step, Unit};
+use crate::clearml::callback;
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
@@ -308,9 +308,11 @@ impl Unit {
 
     async fn stopped(&self) -> Option<Outcome> {
         if self.record().wish == Some(Wish::Stop { by: WishedBy::Server }) {
+            // The task may have something of its own to do first.
+            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll);
             tokio::select! {
                 outcome = self.outcome() => return outcome,
-                () = self.callback() => {}
+                () = done => {}
             }
         }
         let name = self.executor.engine.name();
@@ -332,23 +334,6 @@ impl Unit {
         let grace = self.executor.settings.limits.grace;
         let stopped = timeout(grace + KILLING, self.executor.engine.stop(&self.record().run, grace)).await;
         stopped.unwrap_or_else(|_| Err(Silent.into()))
-    }
-
-    /// Where the task has something of its own to do before it stops, waits until that is done.
-    async fn callback(&self) {
-        let began = Instant::now();
-        let mut limit = Duration::ZERO;
-        loop {
-            // A server that is away does not say that it is done: then what it said last counts.
-            if let Ok(seen) = server::look(&self.executor.client, &self.record().task).await {
-                let Some(asked) = seen.as_ref().and_then(Seen::callback) else { return };
-                limit = asked;
-            }
-            if began.elapsed() > limit {
-                return;
-            }
-            sleep(self.pace.poll).await;
-        }
     }
 
     /// Writes down how the run ended. Without an outcome there is none of this id in the engine.

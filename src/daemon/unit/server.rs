@@ -1,7 +1,5 @@
 //! What a unit asks the server about its task, and the marks it leaves there.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -63,6 +61,11 @@ impl Seen {
         self.text(RUN).is_some_and(|it| it != run.as_str())
     }
 
+    /// Whether the task says that it is this run's.
+    pub(super) fn is_marked(&self, run: &RunId) -> bool {
+        self.text(RUN) == Some(run.as_str())
+    }
+
     /// How often the machinery has failed the task.
     pub(super) fn attempt(&self) -> u32 {
         self.number(ATTEMPT).and_then(|it| u32::try_from(it).ok()).unwrap_or(0)
@@ -76,7 +79,7 @@ impl Seen {
     /// Whether this run or this worker has it. A worker that was killed right after it had taken the task had not said
     /// yet that it has it: the change's own message tells by whom it was.
     pub(super) fn is_by(&self, run: &RunId, worker: &str) -> bool {
-        self.worker == worker || self.text(RUN) == Some(run.as_str()) || self.state.message == tasks::changed_by(worker)
+        self.worker == worker || self.is_marked(run) || self.state.message == tasks::changed_by(worker)
     }
 
     /// Whether a worker other than this one runs it, as far as anybody can know.
@@ -86,11 +89,6 @@ impl Seen {
         }
         let heard = self.updated.parse::<Timestamp>().ok();
         heard.is_none_or(|it| now.as_second() - it.as_second() <= SILENT)
-    }
-
-    /// How long the SDK may take for its own end, while it is not done with it.
-    pub(super) fn callback(&self) -> Option<Duration> {
-        tasks::abort_callback(&self.runtime)
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -116,7 +114,7 @@ pub(super) async fn mark(client: &Client, task: &str, run: Option<&RunId>, attem
 
 /// Whether a task says that it is this run's.
 pub(in crate::daemon) async fn is_marked(client: &Client, task: &str, run: &RunId) -> Result<bool, ApiError> {
-    Ok(look(client, task).await?.is_some_and(|it| it.text(RUN) == Some(run.as_str())))
+    Ok(look(client, task).await?.is_some_and(|it| it.is_marked(run)))
 }
 
 /// Sets one property of a task.

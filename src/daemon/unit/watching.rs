@@ -7,7 +7,8 @@
 //! one leaves no trace, so that a request between that second look and the message is lost all the same, as it is to the
 //! SDK, which says at its start that the task has started: phases are told when they begin, and what goes on within one
 //! rarely. What is being sent when the watch ends is sent to its end, so that no late message follows the final status;
-//! one that a killed process was sending is waited for before the end is told.
+//! one that a killed process was sending is waited for before the end is told, and one that comes later still has the
+//! end told again ([`super::afterwards`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

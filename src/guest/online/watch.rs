@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::console::Recorder;
 use crate::clearml::events::Level;
-use crate::clearml::{ApiError, Client, tasks};
+use crate::clearml::{ApiError, Client, callback, tasks};
 use crate::machine::Machine;
 use crate::process;
 
@@ -56,7 +56,8 @@ pub(super) async fn until_stop(
         let Some(state) = state else { break Verdict::Leave("deleted".to_owned()) };
         if state.asks_to_stop() {
             recorder.record(Level::Info, "The server asks the task to stop");
-            wait_for_callback(&subject).await;
+            // It may have something of its own to do first.
+            callback::done(&subject.client, &subject.task, POLL).await;
             break Verdict::Stop;
         }
         match state.status.as_str() {
@@ -75,23 +76,6 @@ pub(super) async fn until_stop(
     };
     let _ = verdict.set(found);
     let _ = wish.send(()).await;
-}
-
-/// Where the task has something of its own to do before it stops, waits until that is done.
-async fn wait_for_callback(subject: &Subject) {
-    let began = Instant::now();
-    let mut limit = Duration::ZERO;
-    loop {
-        // A server that is away does not say that it is done: then what it said last counts.
-        if let Ok(runtime) = subject.runtime().await {
-            let Some(asked) = tasks::abort_callback(&runtime) else { return };
-            limit = asked;
-        }
-        if began.elapsed() > limit {
-            return;
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 /// Pings and statistics, for ever.
@@ -135,14 +119,6 @@ impl Subject {
     /// Tells the server that this worker is gone.
     pub(super) async fn unregister(&self) -> Result<Value, ApiError> {
         self.client.call("workers.unregister", &json!({ "worker": self.worker, "queues": [] })).await
-    }
-
-    async fn runtime(&self) -> Result<Value, ApiError> {
-        let fields = ["_abort_callback_timeout", "_abort_poll_freq", "_abort_callback_completed"];
-        let fields: Vec<String> = fields.iter().map(|it| format!("runtime.{it}")).collect();
-        let query = json!({ "id": [self.task], "search_hidden": true, "only_fields": fields });
-        let data = self.client.call("tasks.get_all", &query).await?;
-        Ok(data.pointer("/tasks/0/runtime").cloned().unwrap_or_default())
     }
 }
 

@@ -129,6 +129,32 @@ async fn the_end_is_told_once_what_the_killed_process_was_sending_must_have_arri
 }
 
 #[tokio::test]
+async fn an_end_that_a_message_takes_back_which_comes_later_still_is_told_again() {
+    let world = World::queued().await;
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    unit.die().await;
+    world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+    let _ = world.resume().ends().await;
+    let again = || async { tell_again(&world.client, &world.journal().all().unwrap().units).await.unwrap() };
+    assert!(again().await.is_empty(), "its end stands");
+    let late = json!({ "task": world.task, "status_message": "running (Changed by clearml-agent me:0)" });
+    world.call("tasks.started", late.clone()).await;
+    assert_eq!(world.status().await, "in_progress");
+    assert_eq!(again().await, [world.task.clone()]);
+    assert_eq!(world.told().await, ("completed".to_owned(), "worker execution done".to_owned()));
+    // Whoever runs it anew is left alone: before the new run's mark, and after it.
+    let taken = json!({ "task": world.task, "status_message": "Changed by clearml-agent me:0" });
+    world.call("tasks.started", taken).await;
+    assert!(again().await.is_empty());
+    let marked = json!({ "task": world.task, "force": true, "runtime": { "_agent_run": "another" } });
+    world.call("tasks.edit", marked).await;
+    world.call("tasks.started", late).await;
+    assert!(again().await.is_empty());
+    assert_eq!(world.status().await, "in_progress");
+}
+
+#[tokio::test]
 async fn a_stop_that_was_asked_for_before_the_kill_is_carried_out_after_it() {
     let world = World::queued().await;
     let mut unit = world.begin();

@@ -133,6 +133,12 @@ pub fn names(set: &GpuSet) -> Vec<String> {
     names_in(set, &Specifications::of_machine())
 }
 
+/// CDI names of devices as they were asked for, where nobody here knows them: `nvidia.com/gpu=0`, `…=all`.
+#[must_use]
+pub fn named(ids: &[String]) -> Vec<String> {
+    ids.iter().map(|it| format!("{KIND}={it}")).collect()
+}
+
 fn names_in(set: &GpuSet, specifications: &Specifications) -> Vec<String> {
     let known = |it: &GpuDevice| name(it, specifications).unwrap_or_else(|| format!("{KIND}={}", it.short()));
     set.devices.iter().map(known).collect()

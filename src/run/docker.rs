@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod engine;
 
+pub use engine::lacks_driver;
 pub(super) use engine::{begin, image};
 
 use super::lends::HostMount;

@@ -8,9 +8,9 @@ use crate::base::{Around, BaseError, Request};
 use crate::cli::run::RunArgs;
 use crate::commands::Context;
 use crate::digest::Digest;
-use crate::engine::{ContainerSpec, DeviceRequest, Docker, Libpod, LogChunk};
+use crate::engine::{ContainerSpec, Docker, Libpod, LogChunk};
 use crate::error::Failure;
-use crate::gpu;
+use crate::gpu::Ask;
 use crate::run::{EngineKind, docker, settings};
 use crate::secret::Secret;
 use crate::settings::UsageError;
@@ -56,14 +56,15 @@ pub(super) async fn run(
     }));
     let only_told = settings::skips_gpu_switch(&context.session.environment);
     match (&args.gpus, &place.podman) {
-        (Some(list), None) => give_gpus(&mut spec, &list.parse()?, only_told),
+        (Some(list), None) => gpus::by_request(&mut spec, &list.parse()?, only_told),
         (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec, only_told).await?,
         (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
     // The engine has all that runs: nothing of us is to keep the store from being collected.
     drop(around);
-    attend(&place, spec, context).await
+    let ask = args.gpus.as_deref().filter(|_| !only_told).map(str::parse).transpose()?;
+    attend(&place, spec, ask, context).await
 }
 
 /// The name under which the engine has the image.
@@ -87,10 +88,16 @@ async fn name(place: &Place, request: Request) -> Result<String, Failure> {
 }
 
 /// Runs a container to its end; nothing of it is left.
-async fn attend(place: &Place, spec: ContainerSpec, context: &Context) -> Result<u8, Failure> {
+async fn attend(place: &Place, spec: ContainerSpec, ask: Option<Ask>, context: &Context) -> Result<u8, Failure> {
     let signals = docker::StopSignals::listen()?;
     let mut run = match &place.podman {
-        None => docker::start(&place.engine, spec, &run_id()).await?,
+        None => match docker::start(&place.engine, spec.clone(), &run_id()).await {
+            Err(error) if docker::lacks_driver(&error) && place.engine.reads_cdi().await? => {
+                let Some(by_name) = gpus::instead(&place.engine, spec, ask).await else { return Err(error.into()) };
+                docker::start(&place.engine, by_name, &run_id()).await?
+            }
+            other => other?,
+        },
         Some(podman) => {
             let id = podman.create(&docker::marked(spec, &run_id())).await?;
             docker::start_created(&place.engine, id).await?
@@ -114,30 +121,6 @@ async fn attend(place: &Place, spec: ContainerSpec, context: &Context) -> Result
     Ok(u8::try_from(ended.code).unwrap_or(1))
 }
 
-/// Asks the engine for GPUs by the names that were given: it may be on another machine. The variable is set too, for an
-/// image's own says which ones its programs think they have.
-fn give_gpus(spec: &mut ContainerSpec, ask: &gpu::Ask, only_told: bool) {
-    let request = |ids| DeviceRequest { driver: String::new(), ids, capabilities: vec!["gpu".to_owned()] };
-    let mut env = BTreeMap::new();
-    spec.device_requests.retain(gpus::is_of_others);
-    let mut told = |value: String| env.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), value);
-    match ask {
-        gpu::Ask::Unsaid => {}
-        gpu::Ask::None => env = gpu::GpuSet::default().environment(),
-        gpu::Ask::All if only_told => drop(told("all".to_owned())),
-        gpu::Ask::All => spec.device_requests.push(request(Vec::new())),
-        gpu::Ask::These(ids) => {
-            told(ids.join(","));
-            if !only_told {
-                spec.device_requests.push(request(ids.clone()));
-            }
-        }
-    }
-    for (name, value) in env {
-        spec.env.entry(name).or_insert_with(|| Secret::new(value));
-    }
-}
-
 fn on_loopback(env: &BTreeMap<String, String>) -> bool {
     let url = env.get("CLEARML_API_HOST").and_then(|it| url::Url::parse(it).ok());
     url.is_some_and(|it| match it.host() {
@@ -157,28 +140,6 @@ fn run_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gpus_as_docker_takes_them() {
-        let given = |list: &str| {
-            let mut spec = ContainerSpec::default();
-            give_gpus(&mut spec, &list.parse().unwrap(), false);
-            let visible = spec.env.get("NVIDIA_VISIBLE_DEVICES").map(|it| it.reveal().to_owned());
-            (spec.device_requests.into_iter().next().map(|it| it.ids), visible)
-        };
-        assert_eq!(given("none"), (None, Some("void".to_owned())));
-        assert_eq!(given("all"), (Some(Vec::new()), None));
-        let some = |ids: &[&str]| (Some(ids.iter().map(ToString::to_string).collect()), Some(ids.join(",")));
-        assert_eq!(given("0, GPU-1"), some(&["0", "GPU-1"]));
-        assert_eq!(given("0-1,2.3"), some(&["0", "1", "2:3"]));
-        let of_other =
-            DeviceRequest { driver: "cdi".to_owned(), ids: vec!["v.com/c=x".to_owned()], capabilities: vec![] };
-        let of_vendor = DeviceRequest { ids: vec!["nvidia.com/gpu=all".to_owned()], ..of_other.clone() };
-        let mut spec = ContainerSpec { device_requests: vec![of_other.clone(), of_vendor], ..ContainerSpec::default() };
-        give_gpus(&mut spec, &"0".parse().unwrap(), true);
-        assert_eq!(spec.device_requests, [of_other]);
-        assert_eq!(spec.env["NVIDIA_VISIBLE_DEVICES"].reveal(), "0");
-    }
 
     #[test]
     fn a_server_on_loopback_is_seen() {

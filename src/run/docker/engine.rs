@@ -78,6 +78,7 @@ fn with_cdi(asked: &ContainerSpec, gpus: &GpuSet) -> ContainerSpec {
 }
 
 /// Whether the engine has no driver for NVIDIA's devices, as one without the container toolkit's hook.
-fn lacks_driver(error: &EngineError) -> bool {
+#[must_use]
+pub fn lacks_driver(error: &EngineError) -> bool {
     matches!(error, EngineError::Refused { message, .. } if message.contains("could not select device driver"))
 }

@@ -53,6 +53,21 @@ fn ids(devices: &[usize]) -> String {
     devices.iter().map(|it| uuid(*it)).collect::<Vec<_>>().join(",")
 }
 
+/// What a task says where the engine has its devices from a specification.
+fn as_described(devices: &[usize]) -> String {
+    let mut nodes: Vec<&str> = devices.iter().map(|it| NODES[*it]).collect();
+    if nodes.is_empty() {
+        return "has void nodes\nno driver library".to_owned();
+    }
+    nodes.extend(["nvidia-uvm", "nvidiactl"]);
+    nodes.sort_unstable();
+    let mut minors: Vec<&str> = devices.iter().map(|it| &NODES[*it]["nvidia".len()..]).collect();
+    minors.sort_unstable();
+    let computed: String =
+        minors.iter().map(|it| format!("computed on 00000000-0000-0000-0000-00000000000{it} Stand-in\n")).collect();
+    format!("has void nodes {}\n{computed}devices {}", nodes.join(" "), devices.len())
+}
+
 #[test]
 fn docker_is_asked_for_the_devices_that_each_task_has() {
     require(Engine::Docker);
@@ -86,6 +101,18 @@ fn docker_is_asked_for_the_devices_that_each_task_has() {
 }
 
 #[test]
+fn docker_without_a_hook_gives_each_task_the_devices_it_has() {
+    let context = TestContext::warm();
+    let scene = Scene::new(&context);
+    let image = scene.sees_all();
+    let specification = apart::specification(&scene.driver, &[("0", NODES[0]), ("1", NODES[1]), ("2", NODES[2])]);
+    let docker = apart::docker(&context, &specification);
+    let within = Within { flag: "--docker", host: ("DOCKER_HOST", &docker.host), says: as_described };
+    shared(&scene, &image, &within, |_| {});
+    docker.end();
+}
+
+#[test]
 fn podman_gives_each_task_the_devices_it_has() {
     require(Engine::Podman);
     let context = TestContext::warm();
@@ -93,25 +120,7 @@ fn podman_gives_each_task_the_devices_it_has() {
     let image = scene.sees_all();
     let specification = apart::specification(&scene.driver, &[("0", NODES[0]), ("1", NODES[1]), ("2", NODES[2])]);
     let service = apart::podman(&context, &specification, "");
-    let within = Within {
-        flag: "--podman",
-        host: ("CONTAINER_HOST", &service.host),
-        says: |devices| {
-            let mut nodes: Vec<&str> = devices.iter().map(|it| NODES[*it]).collect();
-            if nodes.is_empty() {
-                return "has void nodes\nno driver library".to_owned();
-            }
-            nodes.extend(["nvidia-uvm", "nvidiactl"]);
-            nodes.sort_unstable();
-            let mut minors: Vec<&str> = devices.iter().map(|it| &NODES[*it]["nvidia".len()..]).collect();
-            minors.sort_unstable();
-            let computed: String = minors
-                .iter()
-                .map(|it| format!("computed on 00000000-0000-0000-0000-00000000000{it} Stand-in\n"))
-                .collect();
-            format!("has void nodes {}\n{computed}devices {}", nodes.join(" "), devices.len())
-        },
-    };
+    let within = Within { flag: "--podman", host: ("CONTAINER_HOST", &service.host), says: as_described };
     shared(&scene, &image, &within, |_| {});
     service.end();
 }

@@ -1,7 +1,7 @@
 //! GPUs of runs in Docker and Podman, as the executor starts them: exactly the chosen ones, and none without.
 //!
 //! Docker has a stand-in for NVIDIA's hook on the PATH of an engine of the test's own, which writes down what it is asked;
-//! Podman a service of the test's own that sees an `/etc/cdi` of the test's.
+//! without a hook, and in Podman, an engine of the test's own sees an `/etc/cdi` of the test's.
 
 use crate::engines::{exited, run_image, script, shell, written};
 use crate::support::apart::{self, Hooked};
@@ -11,7 +11,7 @@ use crate::support::{Engine, TestContext, require};
 use agent::engine::{Bind, Docker, Endpoint, Libpod};
 use agent::gpu::{GpuDevice, GpuSet};
 use agent::image::Image;
-use agent::run::{ContainerEngine, Engine as _, RunImage};
+use agent::run::{ContainerEngine, RunImage};
 
 /// Says what of GPUs is there, then computes on all of them: device nodes, files of the driver anywhere, variables.
 const SAYS: &str = "echo nodes: $(cd /dev && ls -d nvidia* 2>/dev/null); \
@@ -78,6 +78,23 @@ fn image(context: &TestContext) -> (agent::base::Around, Image) {
     })
 }
 
+/// An engine that reads specifications, of which there is one for the first and the third device: it gives these, and none.
+async fn as_described(engine: &dyn agent::run::Engine, context: &TestContext, image: &RunImage) {
+    let (first, third) = (device(0, 'a'), device(2, 'c'));
+    let said = report(engine, context, image, std::slice::from_ref(&first)).await;
+    let one = "computed on 00000000-0000-0000-0000-000000000003 Stand-in\n";
+    assert_eq!(said, format!("{}{one}devices 1\n", described("nvidia3")));
+    let said = report(engine, context, image, &[first, third]).await;
+    let other = "computed on 00000000-0000-0000-0000-000000000001 Stand-in\n";
+    assert_eq!(said, format!("{}{other}{one}devices 2\n", described("nvidia1 nvidia3")));
+    assert_eq!(report(engine, context, image, &[]).await, NOTHING);
+    // What the specifications do not describe is refused, not left out.
+    let mut spec = script(&context.path("runs"), image, "true");
+    spec.gpus = GpuSet { devices: vec![device(1, 'b')] };
+    let error = engine.start(&spec).await.unwrap_err().to_string();
+    assert!(error.contains("nvidia.com/gpu=1"), "{error}");
+}
+
 #[test]
 fn podman_gives_what_its_specifications_say() {
     require(Engine::Podman);
@@ -94,25 +111,37 @@ fn podman_gives_what_its_specifications_say() {
         let podman = Libpod::connect(&host).unwrap();
         let engine = ContainerEngine::podman(podman, false);
         let image = run_image("localhost/agent-gpus:latest", &image);
-        let (first, third) = (device(0, 'a'), device(2, 'c'));
-        let said = report(&engine, &context, &image, std::slice::from_ref(&first)).await;
-        let one = "computed on 00000000-0000-0000-0000-000000000003 Stand-in\n";
-        assert_eq!(said, format!("{}{one}devices 1\n", described("nvidia3")));
-        let said = report(&engine, &context, &image, &[first, third]).await;
-        let other = "computed on 00000000-0000-0000-0000-000000000001 Stand-in\n";
-        assert_eq!(said, format!("{}{other}{one}devices 2\n", described("nvidia1 nvidia3")));
-        assert_eq!(report(&engine, &context, &image, &[]).await, NOTHING);
-        // What the specifications do not describe is refused, not left out.
-        let mut spec = script(&context.path("runs"), &image, "true");
-        spec.gpus = GpuSet { devices: vec![device(1, 'b')] };
-        let error = engine.start(&spec).await.unwrap_err().to_string();
-        assert!(error.contains("nvidia.com/gpu=1"), "{error}");
+        as_described(&engine, &context, &image).await;
     });
     let name = "localhost/agent-gpus:latest";
     let said = run(&context, ("podman", &host), name, "2");
     assert!(said.starts_with(&described("nvidia1")) && said.ends_with("devices 1\n"), "{said}");
     assert_eq!(run(&context, ("podman", &host), name, "none"), NOTHING);
     service.end();
+}
+
+#[test]
+fn docker_without_a_hook_gives_what_its_specifications_say() {
+    let context = TestContext::new();
+    compile(&context);
+    let driver = StandIn::install(&context, GPUS);
+    driver.nodes();
+    let (around, image) = image(&context);
+    let described = [("0", "nvidia3"), ("2", "nvidia1"), ("all", "nvidia2")];
+    let docker = apart::docker(&context, &apart::specification(&driver, &described));
+    let host = docker.host.clone();
+    block(async {
+        let docker = Docker::connect(&Endpoint::plain(host.clone())).unwrap();
+        agent::image::deliver::docker(&around, &image, &docker, &"agent-gpus:1".parse().unwrap()).await.unwrap();
+        let engine = ContainerEngine::docker(docker, false);
+        as_described(&engine, &context, &run_image("agent-gpus:1", &image)).await;
+    });
+    for (gpus, node) in [("2", "nvidia1"), ("GPU-cccc", "nvidia1"), ("all", "nvidia2")] {
+        let said = run(&context, ("docker", &host), "agent-gpus:1", gpus);
+        assert!(said.starts_with(&self::described(node)) && said.ends_with("devices 1\n"), "{gpus}: {said}");
+    }
+    assert_eq!(run(&context, ("docker", &host), "agent-gpus:1", "none"), NOTHING);
+    docker.end();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Engines of a test's own: one whose `/etc/cdi` is the test's, and one that finds a stand-in for NVIDIA's hook.
+//! Engines of a test's own: some whose `/etc/cdi` is the test's, and one that finds a stand-in for NVIDIA's hook.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 
 use super::gpus::StandIn;
-use super::{Running, TestContext, wait_until, write};
+use super::{Engine, Running, TestContext, docker_cdi, require, wait_until, write};
 
 /// An engine in a mount namespace of its own: what it mounts goes with it.
 pub(crate) struct Apart {
@@ -63,13 +63,42 @@ pub(crate) fn podman(context: &TestContext, specification: &str, first: &str) ->
     write(&context.path("storage.conf"), &storage);
     let socket = context.path("podman.sock");
     let text = format!(
-        "export CONTAINERS_STORAGE_CONF=$PWD/storage.conf\nmkdir over over/upper over/work\n\
-         mount -t overlay -o lowerdir=/etc,upperdir=$PWD/over/upper,workdir=$PWD/over/work overlay /etc\n\
-         mkdir -p /etc/cdi\ncp nvidia.yaml /etc/cdi/\n{first}\n\
+        "export CONTAINERS_STORAGE_CONF=$PWD/storage.conf\n{ETC}{first}\n\
          exec podman system service --time 0 unix://{}",
         socket.display()
     );
     Apart::start(context, &text, &socket, "podman.log")
+}
+
+/// Docker without a hook, in a release that reads specifications, with this one in its `/etc/cdi`.
+pub(crate) fn docker(context: &TestContext, specification: &str) -> Apart {
+    require(Engine::DockerCdi);
+    write(&context.path("nvidia.yaml"), specification);
+    let socket = context.path("docker.sock");
+    let (dockerd, files) = (dockerd(&socket), docker_cdi());
+    write(&context.path("daemon.json"), "{\"features\": {\"cdi\": true}}");
+    // Its programs are in the place of this machine's own; everything else is this machine's.
+    let usr = if files.canonicalize().unwrap() == Path::new("/") {
+        String::new()
+    } else {
+        format!("mount --bind {}/usr /usr\n", files.display())
+    };
+    let text = format!("{ETC}{usr}exec {dockerd}");
+    Apart::start(context, &text, &socket, "docker.log")
+}
+
+/// An `/etc` where the test's specification is.
+const ETC: &str = "mkdir over over/upper over/work\n\
+    mount -t overlay -o lowerdir=/etc,upperdir=$PWD/over/upper,workdir=$PWD/over/work overlay /etc\n\
+    mkdir -p /etc/cdi\ncp nvidia.yaml /etc/cdi/\n";
+
+/// The command of an engine that has nothing in common with this machine's.
+fn dockerd(socket: &Path) -> String {
+    format!(
+        "dockerd --config-file daemon.json --host unix://{} --data-root $PWD/data --exec-root $PWD/exec \
+         --pidfile $PWD/docker.pid --bridge none --iptables=false --ip6tables=false --cgroup-parent /agent-test-gpus",
+        socket.display()
+    )
 }
 
 /// Writes down what Docker asks for, in the place of NVIDIA's hook.
@@ -99,12 +128,7 @@ impl Hooked {
         context.command("chmod").arg("755").arg(hooks.join("nvidia-container-runtime-hook")).ok();
         write(&context.path("daemon.json"), "{}");
         let socket = context.path("docker.sock");
-        let text = format!(
-            "export PATH=$PWD/hooks:$PATH\n\
-             exec dockerd --config-file daemon.json --host unix://{} --data-root $PWD/data --exec-root $PWD/exec \
-             --pidfile $PWD/docker.pid --bridge none --iptables=false --ip6tables=false --cgroup-parent /agent-test-gpus",
-            socket.display()
-        );
+        let text = format!("export PATH=$PWD/hooks:$PATH\nexec {}", dockerd(&socket));
         Self { docker: Apart::start(context, &text, &socket, "docker.log"), asked: hooks.join("asked") }
     }
 

@@ -26,7 +26,7 @@ pub(crate) use files::{dump, write};
 pub(crate) use index::PackageIndex;
 pub(crate) use registry::Registry;
 pub(crate) use repository::Repository;
-pub(crate) use require::{Engine, base, docker_host, podman_socket, require, scaled, setting, user, venv};
+pub(crate) use require::{Engine, base, docker_cdi, docker_host, podman_socket, require, scaled, setting, user, venv};
 pub(crate) use server::Server;
 pub(crate) use tap::Tap;
 pub(crate) use wait::{runs, wait_for, wait_until};

@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {
     Docker,
+    /// One that reads CDI specifications, to be started by a test: [`docker_cdi`].
+    DockerCdi,
     Podman,
     /// What starts containers that belong together in Docker.
     Compose,
@@ -35,6 +37,7 @@ pub(crate) enum Engine {
 pub(crate) fn require(engine: Engine) {
     let (there, install) = match engine {
         Engine::Docker => (answers(&docker_socket(), "/_ping"), "apt-get install docker.io"),
+        Engine::DockerCdi => (docker_cdi().join("usr/sbin/dockerd").exists(), "ci/docker"),
         Engine::Podman => (answers(&podman_socket(), "/libpod/_ping"), "apt-get install podman"),
         Engine::Compose => (runs("docker-compose", "--version"), "apt-get install docker-compose"),
         Engine::Skopeo => (runs("skopeo", "--version"), "apt-get install skopeo"),
@@ -81,6 +84,11 @@ pub(crate) fn user() -> String {
 /// Where Docker answers, as `DOCKER_HOST` has it.
 pub(crate) fn docker_host() -> String {
     format!("unix://{}", docker_socket().display())
+}
+
+/// The root below which a Docker engine lies that reads CDI specifications; `/` where this machine's own does.
+pub(crate) fn docker_cdi() -> PathBuf {
+    setting("AGENT_TEST_DOCKER_CDI").unwrap_or_else(|| "target/ci/docker-cdi".into()).into()
 }
 
 /// Where Podman's own API answers.

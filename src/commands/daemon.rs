@@ -151,6 +151,7 @@ async fn executor(
         })?,
         container_host: context.session.environment.get("CONTAINER_HOST").map(str::to_owned),
         lends: true,
+        silence: execution.limits.silence,
         reporter: Arc::clone(reporter),
     };
     let engine = engine_of(execution.engine, &ground).await?;

@@ -1,5 +1,7 @@
 //! A connection to a Docker engine: what images it has, archives in and out.
 
+use std::time::Duration;
+
 use bollard::API_DEFAULT_VERSION;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error as BollardError;
@@ -8,6 +10,7 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
+use tokio::time::timeout;
 
 use super::{Endpoint, EngineError};
 use crate::digest::Digest;
@@ -195,7 +198,7 @@ impl Docker {
     ///
     /// # Errors
     /// [`EngineError::Refused`] with the engine's own words.
-    pub async fn pull(&self, image: &Reference, login: Option<&Login>) -> Result<(), EngineError> {
+    pub async fn pull(&self, image: &Reference, login: Option<&Login>, silence: Duration) -> Result<(), EngineError> {
         let name = image.familiar();
         let options = CreateImageOptions { from_image: Some(name.clone()), ..CreateImageOptions::default() };
         let mut credentials =
@@ -209,10 +212,17 @@ impl Docker {
             None => {}
         }
         let mut answers = Box::pin(self.client.create_image(Some(options), None, login.map(|_| credentials)));
-        while let Some(answer) = answers.next().await {
-            answer.map_err(|error| self.refused(&format!("pull `{name}`"), error))?;
+        let action = || format!("pull `{name}`");
+        loop {
+            // It tells of each part that it gets.
+            let answer = timeout(silence, answers.next()).await.map_err(|_| EngineError::Stalled {
+                endpoint: self.endpoint.clone(),
+                action: action(),
+                silence,
+            })?;
+            let Some(answer) = answer else { return Ok(()) };
+            answer.map_err(|error| self.refused(&action(), error))?;
         }
-        Ok(())
     }
 
     /// The archive of an image (`docker save`).

@@ -49,6 +49,16 @@ pub enum EngineError {
         /// Its own words.
         message: String,
     },
+    /// It began to do it, and told of no progress for too long.
+    #[error("the engine at `{endpoint}` made no progress for {} s: {action}", silence.as_secs())]
+    Stalled {
+        /// Its address.
+        endpoint: String,
+        /// What was asked of it.
+        action: String,
+        /// How long it said nothing.
+        silence: std::time::Duration,
+    },
     /// What was sent to it could not be read on our side.
     #[error("cannot {action}")]
     Transfer {
@@ -125,6 +135,7 @@ impl Explain for EngineError {
                     Kind::Unreachable
                 }
             }
+            Self::Stalled { .. } => Kind::Unreachable,
             Self::Refused { status: 401 | 403, .. } => Kind::Denied,
             Self::Refused { status: 404, .. } => Kind::NotFound,
             Self::Refused { status: 409, .. } => Kind::Conflict,

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::{ContainerSpec, Docker, Libpod, Podman};
 use crate::error::Failure;
@@ -51,6 +52,8 @@ pub struct Ground {
     pub container_host: Option<String>,
     /// Whether the host's proxies and certificates are lent to runs.
     pub lends: bool,
+    /// How long what an engine fetches may show no progress.
+    pub silence: Duration,
     /// Hears what is unpacked, and what a run asks for that its engine cannot do.
     pub reporter: SharedReporter,
 }
@@ -64,7 +67,10 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
         EngineKind::Docker => {
             let docker = Docker::connect_default()?;
             docker.ping().await?;
-            Arc::new(ContainerEngine::docker(docker, ground.lends).offline(ground.registry.is_offline()))
+            {
+                let engine = ContainerEngine::docker(docker, ground.lends).silence(ground.silence);
+                Arc::new(engine.offline(ground.registry.is_offline()))
+            }
         }
         EngineKind::Podman => {
             let podman = match &ground.container_host {
@@ -72,7 +78,10 @@ pub async fn engine_of(kind: EngineKind, ground: &Ground) -> Result<Arc<dyn Engi
                 None => Libpod::of_ours(Podman::default())?,
             };
             podman.ping().await?;
-            Arc::new(ContainerEngine::podman(podman, ground.lends).offline(ground.registry.is_offline()))
+            {
+                let engine = ContainerEngine::podman(podman, ground.lends).silence(ground.silence);
+                Arc::new(engine.offline(ground.registry.is_offline()))
+            }
         }
         EngineKind::Native => Arc::new(native::NativeEngine::open(ground).await?),
     })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 mod child;
 mod progress;
@@ -309,7 +309,11 @@ pub(in crate::daemon) async fn prebuild(executor: &Arc<Executor>, task: &str) ->
     command.arg("--metadata-file").arg(metadata.path()).args(for_gpus(&gpus));
     let mut child = Child::start((command, told))?;
     let mut progress = Progress::new(task, &silent());
-    while let Some(line) = child.line().await {
+    let silence = executor.settings.limits.silence;
+    while let Some(line) = timeout(silence, child.line()).await.map_err(|_| {
+        let reason = format!("it made no progress for {} s ({})", silence.as_secs(), progress.text());
+        std::io::Error::new(std::io::ErrorKind::TimedOut, reason)
+    })? {
         progress.take(&line);
     }
     match child.ended().await {

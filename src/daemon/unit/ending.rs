@@ -27,6 +27,8 @@ const FORGETTING: Duration = Duration::from_secs(60);
 impl Unit {
     /// Sends what the run left in its spool, however long that takes.
     pub(super) async fn drain(&mut self) -> Result<Step, Halt> {
+        self.make_sure_of_the_end().await?;
+        self.send_the_rest().await?;
         if let Some(watch) = self.watch.take() {
             // A message that comes late follows no status of ours then: the unit is left where it is.
             tokio::select! {
@@ -34,19 +36,33 @@ impl Unit {
                 () = self.dismissed() => return Err(Halt::Detached),
             }
         }
-        self.make_sure_of_the_end().await?;
+        Ok(Step::Go(Phase::Settle))
+    }
+
+    async fn send_the_rest(&mut self) -> Result<(), Halt> {
         let lines = match self.lines.take() {
             Some(lines) => Some(lines),
             None => self.adopt_lines().await?,
         };
-        let Some(mut lines) = lines else { return Ok(Step::Go(Phase::Settle)) };
+        let Some(mut lines) = lines else { return Ok(()) };
         lines.hush().await;
         if let Some((level, text)) = self.last_line() {
             lines.add(level, &text);
         }
-        self.send(lines.spool()).await?;
+        tokio::select! {
+            sent = self.send(lines.spool()) => sent?,
+            // What is soon over is not worth a word.
+            () = self.say_later("sending the rest of the console") => {}
+        }
         lines.close().await;
-        Ok(Step::Go(Phase::Settle))
+        Ok(())
+    }
+
+    /// Says what the unit does once that has taken a while; never comes.
+    async fn say_later(&self, text: &str) {
+        sleep(self.pace.say).await;
+        self.say(text);
+        std::future::pending().await
     }
 
     /// Sends what is in a spool, until the server has all of it that it ever will.
@@ -131,6 +147,7 @@ impl Unit {
                 () = &mut deserted => return Err(Halt::Detached),
             };
             let Err(failure) = ended else { return Ok(true) };
+            self.say(format!("waiting for {} to tell whether the run has ended", engine.name()));
             self.note(format!("waiting for {}: {failure}", engine.name()));
             if Instant::now() >= late {
                 return Ok(false);

@@ -13,6 +13,9 @@ use crate::registry::auth::{Login, Sources};
 use crate::run::spec::{Found, Outcome, RunId, RunImage, RunSpec};
 use crate::run::{Engine, docker, podman};
 
+/// How long a pull may show no progress where nobody says.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+
 /// Runs as containers of an engine.
 #[derive(Debug)]
 pub struct ContainerEngine {
@@ -21,25 +24,33 @@ pub struct ContainerEngine {
     lends: bool,
     /// Whether no registry may be asked.
     offline: bool,
+    /// How long a pull may show no progress.
+    silence: Duration,
 }
 
 impl ContainerEngine {
     /// Runs in Docker; `lends` the host's proxies and certificates to them.
     #[must_use]
     pub fn docker(docker: Docker, lends: bool) -> Self {
-        Self { containers: Containers::Docker(docker), lends, offline: false }
+        Self { containers: Containers::Docker(docker), lends, offline: false, silence: SILENCE }
     }
 
     /// The same in Podman.
     #[must_use]
     pub fn podman(podman: Libpod, lends: bool) -> Self {
-        Self { containers: Containers::Podman(podman), lends, offline: false }
+        Self { containers: Containers::Podman(podman), lends, offline: false, silence: SILENCE }
     }
 
     /// The same, which may pull nothing: [`RegistryError::Offline`].
     #[must_use]
     pub fn offline(self, offline: bool) -> Self {
         Self { offline, ..self }
+    }
+
+    /// The same, whose pulls may show no progress for so long: [`EngineError::Stalled`]. Podman tells of none.
+    #[must_use]
+    pub fn silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
     }
 
     async fn has(&self, image: &RunImage) -> Result<(), ContainersError> {
@@ -62,7 +73,7 @@ impl ContainerEngine {
             }
             let login = login(reference.clone()).await?;
             match &self.containers {
-                Containers::Docker(it) => it.pull(&reference, login.as_ref()).await?,
+                Containers::Docker(it) => it.pull(&reference, login.as_ref(), self.silence).await?,
                 Containers::Podman(it) => it.pull(&reference, login.as_ref()).await?,
             }
         }
@@ -168,14 +179,13 @@ mod tests {
     use crate::digest::Digest;
     use crate::engine::Endpoint;
 
-    #[tokio::test]
-    async fn without_registries_an_image_that_is_not_there_is_not_pulled() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("docker.sock");
-        let listener = UnixListener::bind(&path).unwrap();
+    /// A Docker in which there is no image; its answer to a pull is this, and has no end.
+    fn without_images(path: &std::path::Path, pulled: Option<&'static str>) -> Arc<Mutex<Vec<String>>> {
+        let listener = UnixListener::bind(path).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
         std::thread::spawn(move || {
+            let mut kept = Vec::new();
             for stream in listener.incoming() {
                 let mut reader = BufReader::new(stream.unwrap());
                 let mut lines = Vec::new();
@@ -183,12 +193,45 @@ mod tests {
                 while reader.read_line(&mut line).unwrap_or(0) > 2 {
                     lines.push(std::mem::take(&mut line));
                 }
+                let pulls = lines.first().is_some_and(|it| it.starts_with("POST ") && it.contains("/images/create"));
                 log.lock().unwrap().extend(lines.into_iter().next());
+                if let Some(said) = pulled.filter(|_| pulls) {
+                    let head = "content-type: application/json\r\ntransfer-encoding: chunked";
+                    let _ = write!(reader.get_mut(), "HTTP/1.1 200 X\r\n{head}\r\n\r\n{:x}\r\n{said}\r\n", said.len());
+                    kept.push(reader);
+                    continue;
+                }
                 let said = "{\"message\":\"no such image\"}";
                 let head = format!("content-type: application/json\r\ncontent-length: {}", said.len());
                 let _ = write!(reader.get_mut(), "HTTP/1.1 404 X\r\n{head}\r\nconnection: close\r\n\r\n{said}");
             }
         });
+        asked
+    }
+
+    #[tokio::test]
+    async fn a_pull_without_progress_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let asked = without_images(&path, Some("{\"status\":\"Pulling fs layer\",\"id\":\"0123\"}\r\n"));
+        let docker = Docker::connect(&Endpoint::plain(format!("unix://{}", path.display()))).unwrap();
+        let engine = ContainerEngine::docker(docker, false).silence(Duration::from_secs(1));
+        let digest = Digest::of(b"image");
+        let name = format!("registry.example/team/task@{digest}");
+        let image = RunImage { name: name.clone(), manifest: digest, config: digest };
+        let prepared = engine.prepare(&image);
+        let failure = tokio::time::timeout(Duration::from_secs(60), prepared).await.expect("it waits").unwrap_err();
+        let said = failure.to_string();
+        assert!(said.ends_with(&format!("made no progress for 1 s: pull `{name}`")), "{said}");
+        assert_eq!(failure.kind(), crate::error::Kind::Unreachable);
+        assert!(asked.lock().unwrap().iter().any(|it| it.contains("/images/create")));
+    }
+
+    #[tokio::test]
+    async fn without_registries_an_image_that_is_not_there_is_not_pulled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let asked = without_images(&path, None);
         let docker = Docker::connect(&Endpoint::plain(format!("unix://{}", path.display()))).unwrap();
         let engine = ContainerEngine::docker(docker, false).offline(true);
         let digest = Digest::of(b"image");

@@ -79,12 +79,25 @@ pub struct DaemonArgs {
     pub(crate) background_log: Option<std::path::PathBuf>,
 }
 
-/// Reads `-d` behind `daemon` as the original does: detached. Everywhere else it is `--debug`.
+/// Short flags without a value, which may stand in one word with `-d`.
+const SHORT: &str = "dOqv";
+
+/// Reads `-d` behind `daemon` as the original does: detached, in `-dO` too. Everywhere else it is `--debug`.
 pub(super) fn detached(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    if super::task::verb(&arguments).is_some_and(|it| it == "daemon") {
-        let verb = arguments.iter().position(|it| it == "daemon").unwrap_or_default();
-        for word in arguments.iter_mut().skip(verb).filter(|it| *it == "-d") {
-            *word = OsString::from("--detached");
+    if super::task::verb(&arguments).is_none_or(|it| it != "daemon") {
+        return arguments;
+    }
+    let verb = arguments.iter().position(|it| it == "daemon").unwrap_or_default();
+    let behind = arguments.split_off(verb);
+    for word in behind {
+        let flags =
+            word.to_str().and_then(|it| it.strip_prefix('-')).filter(|it| it.chars().all(|it| SHORT.contains(it)));
+        match flags.filter(|it| it.contains('d')).map(|it| it.replace('d', "")) {
+            Some(others) => {
+                arguments.push(OsString::from("--detached"));
+                arguments.extend((!others.is_empty()).then(|| OsString::from(format!("-{others}"))));
+            }
+            None => arguments.push(word),
         }
     }
     arguments
@@ -118,6 +131,8 @@ mod tests {
             words.iter().map(|it| it.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(words("agent -d daemon -d"), "agent -d daemon --detached");
+        assert_eq!(words("agent daemon -dO --queue d"), "agent daemon --detached -O --queue d");
+        assert_eq!(words("agent daemon -Od - -O"), "agent daemon --detached -O - -O");
         assert_eq!(words("agent execute --id daemon -d"), "agent execute --id daemon -d");
     }
 }

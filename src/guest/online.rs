@@ -202,7 +202,7 @@ impl Run<'_> {
         let out_of_memory = before.zip(kills()).is_some_and(|(before, now)| now > before);
         if let (true, Some(spool)) = (self.settings.executor, self.settings.spools.first()) {
             // What the engine tells of the container is enough as a rule.
-            let _ = ProgramEnd { code: ended.code, out_of_memory }.leave(spool);
+            let _ = ProgramEnd { code: ended.code, out_of_memory, asked: ended.asked }.leave(spool);
         }
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(console) = console {
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_status_is_what_happened() {
-        let ended = |end: End, cause| Ended { end, cause, code: end.code() };
+        let ended = |end: End, cause| Ended { end, cause, asked: false, code: end.code() };
         let asked = Cause::Asked(Instant::now());
         assert_eq!(Last::of(ended(End::Code(0), Cause::Itself), None), Last::Completed);
         assert_eq!(Last::of(ended(End::Code(3), Cause::Itself), None), Last::Failed(3));

@@ -36,6 +36,8 @@ pub(super) enum Cause {
 pub(super) struct Ended {
     pub(super) end: End,
     pub(super) cause: Cause,
+    /// Whether a signal to us asked for it.
+    pub(super) asked: bool,
     /// The exit code.
     pub(super) code: u8,
 }
@@ -92,11 +94,12 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
         if let Some(end) = child.reap() {
             // What it left behind in its group would keep the pipes open, or run on for nobody.
             child.signal(Signal::KILL);
+            let asked = matches!(cause, Cause::Asked(_));
             if cause == Cause::Itself && end == End::Signal(Signal::INT.as_raw()) {
                 // Ctrl-C on a terminal goes to the program's group alone.
                 cause = Cause::Asked(Instant::now());
             }
-            return Ended { end, cause, code: end.code() };
+            return Ended { end, cause, asked, code: end.code() };
         }
         let late = async {
             match kill_at {

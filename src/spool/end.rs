@@ -19,6 +19,9 @@ pub struct ProgramEnd {
     pub code: u8,
     /// Whether the kernel killed something for memory meanwhile, in the control group that the in-image process is in.
     pub out_of_memory: bool,
+    /// Whether a signal from outside the container asked it to end.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// What an in-image process has left of its program's end.
@@ -82,7 +85,7 @@ mod tests {
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Nothing);
         ProgramEnd::promise(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Promised);
-        let end = ProgramEnd { code: 255, out_of_memory: true };
+        let end = ProgramEnd { code: 255, out_of_memory: true, asked: true };
         end.leave(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::End(end));
         let other = dir.path().join("other");

@@ -139,6 +139,8 @@ impl Unit {
             let ended = async {
                 match self.answered(engine.find(run)).await? {
                     Found::Running => self.told_to_stop().await,
+                    // It goes on though its engine has forgotten it.
+                    Found::Absent if self.is_alive() => Err(SpoolError::InUse(self.entry.spool()).into()),
                     Found::Absent | Found::Ended(_) => Ok(()),
                 }
             };

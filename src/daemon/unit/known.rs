@@ -22,6 +22,13 @@ pub(super) struct Place {
 pub(super) fn best(told: Outcome, left: LeftEnd, place: Place) -> Outcome {
     let Place { contained, asked } = place;
     match (told, left) {
+        // The daemon has not: the engine or the machine went down in good order, or somebody stopped the container. How
+        // far the program had come nobody knows, whatever it exits with.
+        (Outcome::Exited { out_of_memory: false, .. } | Outcome::Lost { .. }, LeftEnd::End(end))
+            if end.asked && !asked =>
+        {
+            Outcome::Lost { reason: "it was asked to end from outside".to_owned() }
+        }
         (Outcome::Exited { code: code @ 1.., out_of_memory }, LeftEnd::End(end)) => {
             let unseen = code == UNSEEN || (code == KILLED && !asked);
             let code = if unseen { i32::from(end.code) } else { code };
@@ -56,7 +63,7 @@ mod tests {
     }
 
     fn end(code: u8) -> LeftEnd {
-        LeftEnd::End(ProgramEnd { code, out_of_memory: false })
+        LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: false })
     }
 
     #[test]
@@ -86,9 +93,20 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_asked_to_end_was_cut_short() {
+        for (code, place) in [(0, CONTAINER), (143, CONTAINER), (0, NATIVE)] {
+            let left = LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: true });
+            let found = best(exited(i32::from(code)), left, place);
+            assert_eq!(found, Outcome::Lost { reason: "it was asked to end from outside".to_owned() });
+            // We have: that is what the task's end is told with.
+            assert_eq!(best(exited(i32::from(code)), left, Place { asked: true, ..place }), exited(i32::from(code)));
+        }
+    }
+
+    #[test]
     fn what_was_killed_for_memory_in_a_group_of_many_is_no_runs_own() {
         let killed = |out_of_memory| Outcome::Exited { code: 137, out_of_memory };
-        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true });
+        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true, asked: false });
         assert_eq!(best(killed(false), left, CONTAINER), killed(true));
         assert_eq!(best(killed(false), left, NATIVE), killed(false));
         // What its monitor tells is of the run's own group.

@@ -247,7 +247,7 @@ impl Unit {
     }
 
     /// Whether the in-image program goes on, whatever the engine says: it has its spool until it ends.
-    fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         let spool = self.entry.spool();
         LeftEnd::of(&spool) == LeftEnd::Promised && matches!(Spool::adopt(&spool), Err(SpoolError::InUse(_)))
     }

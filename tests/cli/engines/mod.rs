@@ -40,6 +40,7 @@ pub(super) fn run_image(name: &str, image: &Image) -> RunImage {
 /// What engines stand on in a test.
 pub(super) fn ground(runs: &Path, store: &Path) -> Ground {
     Ground {
+        silence: std::time::Duration::from_secs(60),
         runs: runs.to_owned(),
         store: store.to_owned(),
         registry: agent::registry::Client::new(agent::registry::Settings::default()).unwrap(),

@@ -58,6 +58,21 @@ fn a_run_that_docker_starts_twice_runs_once() {
 }
 
 #[test]
+fn what_somebody_stops_in_docker_itself_has_not_completed() {
+    let context = TestContext::new();
+    let script = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('up', flush=True)\ntime.sleep(60)\n";
+    let task = Task::new(&context, &IN_DOCKER, script);
+    let output = context.path("output");
+    let mut running = task.execute().spawn(&output);
+    wait_until("the task is up", || task.said("up\n"));
+    let docker = |arguments: &[&str]| context.command("docker").args(arguments).ok();
+    let label = format!("label=io.github.agent.run={}", task.units()[0]["run"].as_str().unwrap());
+    docker(&["stop", docker(&["ps", "--quiet", "--filter", &label]).trim()]);
+    running.wait();
+    assert_eq!(task.told(), ("failed".to_owned(), "the run was lost: it was asked to end from outside".to_owned()));
+}
+
+#[test]
 fn a_run_that_ended_meanwhile_is_told_as_it_ended() {
     let context = TestContext::new();
     let task =

@@ -133,7 +133,8 @@ fn asks_for(container: &mut Container, arguments: Option<String>, reporter: &dyn
         return Ok(());
     }
     let Some(arguments) = arguments else {
-        reporter.warning("the task's own container arguments do not count for this image: the task loses them".to_owned());
+        reporter
+            .warning("the task's own container arguments do not count for this image: the task loses them".to_owned());
         container.arguments = None;
         return Ok(());
     };

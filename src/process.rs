@@ -218,6 +218,16 @@ pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// A word as yes or no: also the words that ClearML's own configuration accepts (`yes`, `on`, `1`).
+#[must_use]
+pub fn flag(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
 /// Splits a text into words as a shell does, with its quotes obeyed and nothing expanded (Python's `shlex.split`, which
 /// ClearML reads these texts with: `#` is a letter like any other). `None` when a quote is not closed.
 #[must_use]

@@ -24,7 +24,7 @@ use crate::report::Reporter;
 use crate::run::variables;
 use crate::secret::Secret;
 use crate::settings::{BuildSettings, Output, TaskSource, size};
-use crate::task::Task;
+use crate::task::{Container, Task};
 
 /// Builds an image.
 pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failure> {
@@ -113,24 +113,6 @@ impl Naming {
         Ok(Some(Self { client, id, task: asked.task.clone(), draft: status == "created" }))
     }
 
-    /// Has the task ask for the arguments that the image was built with, which are not its own where they stood on the
-    /// command line: else the image would not be what the task asks for. Values of secrets stay out of the task, as they
-    /// stay out of the image.
-    fn carries(&mut self, arguments: &str, reporter: &dyn Reporter) -> Result<(), Failure> {
-        if self.task.container.arguments.as_deref() == Some(arguments) {
-            return Ok(());
-        }
-        let (text, secrets) = without_secrets(arguments)?;
-        if !secrets.is_empty() {
-            reporter.warning(format!(
-                "the task names {} without a value: its runs get it from where they run",
-                secrets.join(", ")
-            ));
-        }
-        self.task.container.arguments = Some(text);
-        Ok(())
-    }
-
     async fn names(self, image: &str, lock: &Lock) -> Result<String, Failure> {
         let named = writeback::image(&self.client, &self.id, &self.task.container, image, !self.draft).await;
         // What was made of a branch is what its task asks for only as long as both mean one commit.
@@ -141,6 +123,28 @@ impl Naming {
         written.during(|| format!("the image was built, but task `{}` does not name it", self.id))?;
         Ok(image.to_owned())
     }
+}
+
+/// Has a task ask for the arguments that its image was built with, which are not its own where they stood on the command
+/// line, and none where its own did not count: else the image would not be what the task asks for. Values of secrets stay
+/// out of the task, as they stay out of the image.
+fn asks_for(container: &mut Container, arguments: Option<String>, reporter: &dyn Reporter) -> Result<(), Failure> {
+    if container.arguments == arguments {
+        return Ok(());
+    }
+    let Some(arguments) = arguments else {
+        reporter
+            .warning("the task's own container arguments do not count for this image: the task loses them".to_owned());
+        container.arguments = None;
+        return Ok(());
+    };
+    let (text, secrets) = without_secrets(&arguments)?;
+    if !secrets.is_empty() {
+        let names = secrets.join(", ");
+        reporter.warning(format!("the task names {names} without a value: its runs get it from where they run"));
+    }
+    container.arguments = Some(text);
+    Ok(())
 }
 
 /// How others find the image: by digest where it was pushed, else by the name that an engine has.
@@ -181,8 +185,8 @@ async fn locked(settings: &BuildSettings, context: &Context) -> Result<Locked, F
     let shop = made(shop);
     let pinned = workshop::lock(Arc::clone(&shop), asked, &settings.task, context).await?;
     let workshop::Pinned { lock, arguments, unchecked } = pinned;
-    if let (Some(named), Some(arguments)) = (&mut named, arguments) {
-        named.carries(&arguments, &*context.ui.reporter())?;
+    if let Some(named) = &mut named {
+        asks_for(&mut named.task.container, arguments, &*context.ui.reporter())?;
     }
     Ok(Locked { lock, unchecked, secrets, shop, named, stop })
 }
@@ -264,4 +268,26 @@ async fn write_results(settings: &BuildSettings, name: &Reference, image: &Image
         blocking(write_file(path.clone(), image.config.digest().to_string().into_bytes())).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::silent;
+
+    #[test]
+    fn a_task_asks_for_what_its_image_was_built_with() {
+        let asks = |own: Option<&str>, built: Option<&str>| {
+            let own = own.map(str::to_owned);
+            let mut container = Container { image: None, arguments: own, setup_script: Some("true".to_owned()) };
+            asks_for(&mut container, built.map(str::to_owned), &*silent()).unwrap();
+            assert_eq!(container.setup_script.as_deref(), Some("true"));
+            container.arguments
+        };
+        assert_eq!(asks(None, None), None);
+        assert_eq!(asks(Some("-e A=1"), Some("-e A=1")).as_deref(), Some("-e A=1"));
+        assert_eq!(asks(Some("-e A=1"), Some("-e B_TOKEN=hush")).as_deref(), Some("-e B_TOKEN"));
+        // Another image was forced, without arguments.
+        assert_eq!(asks(Some("-e A=1"), None), None);
+    }
 }

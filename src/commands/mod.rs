@@ -41,6 +41,7 @@ pub struct Context {
 /// # Errors
 /// Any module's, as a [`Failure`].
 pub async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
+    crate::http::standalone()?;
     match command {
         Command::Cache(args) => cache::run(args, context).await,
         Command::Quickstart(_) => quickstart::run(context).await,

@@ -195,8 +195,8 @@ pub const VARIABLES: &[Variable] = &[
     read("UV_FIND_LINKS", "Directories and pages with wheels, as uv reads it."),
     read(
         "AGENT_STANDALONE",
-        "`1`: builds fetch nothing, neither packages nor code nor images; the server is asked. For builds of executors, \
-         `--standalone-mode` sets it.",
+        "Yes or no; `1`: builds fetch nothing, neither packages nor code nor images; the server is asked. For builds of \
+         executors, `--standalone-mode` sets it.",
     ),
     read("AGENT_CACHE_DIR", "Where the store lies; `agent` in `XDG_CACHE_HOME` or in `~/.cache` by default."),
     read(

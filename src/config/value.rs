@@ -37,12 +37,7 @@ impl Value {
     /// The value as yes or no: also the words that ClearML's own configuration accepts (`yes`, `on`, `1`).
     #[must_use]
     pub fn flag(&self) -> Option<bool> {
-        let text = self.text()?;
-        match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Some(true),
-            "false" | "no" | "off" | "0" => Some(false),
-            _ => None,
-        }
+        crate::process::flag(self.text()?)
     }
 
     /// What sort of value it is, for messages.

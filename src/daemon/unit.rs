@@ -6,33 +6,29 @@
 //! server ([`watching`]) and whoever holds `asks`; both end a phase early, are written down as a [`Wish`], and lead to
 //! the end all the same. The server learns of the end only after the container has stopped and its console is there.
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::engines;
-use super::images::Images;
-use super::journal::{Ending, Entry, Journal, Journalled, Phase, Record, Wish, WishedBy};
-use super::settings::ExecutionSettings;
-use crate::clearml::Client;
+use super::journal::{Ending, Entry, Journalled, Phase, Record, Wish, WishedBy};
 use crate::clearml::events::Level;
 use crate::clearml::tasks::{self, Change};
 use crate::error::{Failure, Kind};
 use crate::gpu::GpuSet;
-use crate::report::SharedReporter;
-use crate::run::{Engine, RunId, RunImage};
+use crate::run::RunId;
 
 mod afterwards;
 mod building;
 mod claiming;
 mod container;
 mod ending;
+mod executor;
 mod known;
 mod lines;
+mod pace;
 mod prebuilt;
 mod running;
 mod server;
@@ -41,59 +37,11 @@ mod watching;
 
 pub(super) use afterwards::tell_again;
 pub(super) use building::prebuild;
+pub use executor::Executor;
 use lines::Lines;
+use pace::Pace;
 pub(super) use server::is_marked;
 use watching::Watch;
-
-/// What units share.
-#[derive(Clone)]
-pub struct Executor {
-    /// How tasks are executed.
-    pub settings: ExecutionSettings,
-    /// The server.
-    pub client: Client,
-    /// What runs images.
-    pub engine: Arc<dyn Engine>,
-    /// Opens the engines of units that an earlier process began in another.
-    pub open: engines::Open,
-    /// Where units are written down.
-    pub journal: Journal,
-    /// This program, which builds images as a process of its own.
-    pub program: PathBuf,
-    /// Who hears how builds go on.
-    pub reporter: SharedReporter,
-}
-
-impl Executor {
-    /// Notes that an image was made; its engine keeps it for a while then.
-    fn keep(&self, task: &str, image: &RunImage) {
-        if let Err(error) = self.images().made(task, image) {
-            self.reporter.warning(format!("the image `{}` is not noted and will stay: {error}", image.name));
-        }
-    }
-
-    /// Removes images from the engine that nobody uses any more, within a while. Done beside what else goes on, and cut
-    /// short without harm: what is not removed now is another time.
-    pub async fn tidy(&self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.tidy_up()).await;
-    }
-
-    async fn tidy_up(&self) {
-        let now = std::time::SystemTime::now();
-        match self.images().tidy(&*self.engine, &self.journal, now).await {
-            Ok(tidied) => {
-                let removed = |it: &String| self.reporter.note(format!("the image `{it}` was not used any more"));
-                tidied.removed.iter().for_each(removed);
-                tidied.troubles.into_iter().for_each(|it| self.reporter.note(it));
-            }
-            Err(error) => self.reporter.warning(format!("cannot look for images that nobody uses: {error}")),
-        }
-    }
-
-    fn images(&self) -> Images {
-        Images::of(&self.settings.state, self.engine.name(), self.settings.images)
-    }
-}
 
 /// A task to be run, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,49 +180,6 @@ fn resumed(
         })?;
     }
     Ok(Unit { resumed: Some(Instant::now()), ..Unit::new(executor, entry, asks, events, pace) })
-}
-
-/// How often things are looked at.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// The task on the server.
-    poll: Duration,
-    /// The server hears that the task is alive.
-    ping: Duration,
-    /// The server hears which worker has it, until its run says so itself.
-    report: Duration,
-    /// Console lines are sent.
-    lines: Duration,
-    /// The least time between two messages about one phase.
-    say: Duration,
-    /// The pause after a server or an engine did not answer; each further one is twice as long.
-    pause: Duration,
-    /// The longest pause.
-    longest: Duration,
-    /// How long a task that is in no queue may be on its way to another worker.
-    orphan: Duration,
-    /// How long a unit that is to stop waits for a server or an engine that is away.
-    leave: Duration,
-    /// How long a message may be on its way that a killed process sent.
-    late: Duration,
-    /// How often an engine is asked for a run that is waited for, and how long it may take to answer.
-    probe: Duration,
-}
-
-impl Pace {
-    const REAL: Self = Self {
-        poll: Duration::from_secs(5),
-        ping: Duration::from_secs(60),
-        report: Duration::from_secs(30),
-        lines: Duration::from_secs(2),
-        say: Duration::from_secs(10),
-        pause: Duration::from_millis(300),
-        longest: Duration::from_secs(30),
-        orphan: Duration::from_secs(20),
-        leave: Duration::from_secs(3),
-        late: Duration::from_secs(5),
-        probe: Duration::from_secs(30),
-    };
 }
 
 /// What follows a phase.

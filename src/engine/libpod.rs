@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::container::moment;
 use super::podman::Service;
 use super::spec::libpod_body;
 use super::{ContainerSpec, ContainerState, Docker, Endpoint, EngineError, Podman};
-use crate::digest::Digest;
 use crate::http;
-use crate::oci::Reference;
-use crate::registry::auth::Login;
 
+mod images;
 mod over;
+mod state;
+
+use state::{Inspected, state};
 
 /// Podman's own API.
 #[derive(Clone)]
@@ -49,44 +49,6 @@ impl std::fmt::Debug for Libpod {
 #[serde(rename_all = "PascalCase")]
 struct Listed {
     id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    id: String,
-    #[serde(default)]
-    config: Config,
-    state: State,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct Config {
-    labels: Option<std::collections::BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct State {
-    #[serde(default)]
-    status: String,
-    #[serde(default)]
-    running: bool,
-    #[serde(default)]
-    paused: bool,
-    #[serde(default, rename = "OOMKilled")]
-    oom_killed: bool,
-    #[serde(default)]
-    exit_code: i64,
-    #[serde(default)]
-    conmon_pid: i64,
-    #[serde(default)]
-    started_at: Option<String>,
-    #[serde(default)]
-    finished_at: Option<String>,
-    #[serde(default)]
-    error: Option<String>,
 }
 
 impl Libpod {
@@ -181,67 +143,6 @@ impl Libpod {
                 reason: "who answers there does not speak Podman's own API".to_owned(),
             }),
         }
-    }
-
-    /// Whether an image is there, by its config digest: Podman names images so.
-    ///
-    /// # Errors
-    /// [`EngineError`] when it does not answer.
-    pub async fn has_image(&self, config: &Digest) -> Result<bool, EngineError> {
-        let path = format!("images/{}/json", config.hex());
-        match self.call(reqwest::Method::GET, &path, None, "inspect the image").await {
-            Ok(_) => Ok(true),
-            Err(EngineError::Refused { status: 404, .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Fetches an image from its registry (`podman pull`).
-    ///
-    /// # Errors
-    /// [`EngineError::Refused`] with Podman's own words.
-    pub async fn pull(&self, image: &Reference, login: Option<&Login>) -> Result<(), EngineError> {
-        let (name, action) = (image.to_string(), format!("pull `{}`", image.familiar()));
-        let named = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
-        // Plain HTTP is the rule on this machine itself.
-        let plain = if image.is_loopback() { "&tlsVerify=false" } else { "" };
-        let login = login.map(|it| match it {
-            Login::Password(it) => json!({ "username": it.user, "password": it.password.reveal() }),
-            Login::IdentityToken(it) => json!({ "identitytoken": it.reveal() }),
-        });
-        let path = format!("images/pull?reference={named}&quiet=true{plain}");
-        let answer = self.call_as(reqwest::Method::POST, &path, None, (&action, login.as_ref())).await?;
-        // What goes wrong on the way stands in the answer, which is a good one then: a document a line.
-        let lines = String::from_utf8_lossy(&answer).into_owned();
-        let error = lines.lines().find_map(|it| {
-            let said: Value = serde_json::from_str(it).ok()?;
-            Some(said.get("error")?.as_str()?.to_owned())
-        });
-        match error.filter(|it| !it.is_empty()) {
-            Some(message) => Err(EngineError::Refused { endpoint: self.endpoint.clone(), action, status: 0, message }),
-            None => Ok(()),
-        }
-    }
-
-    /// What an image's name means: its config digest; `None` where it means nothing.
-    ///
-    /// # Errors
-    /// [`EngineError`] when it does not answer.
-    pub async fn image_id(&self, name: &str) -> Result<Option<Digest>, EngineError> {
-        match self.call(reqwest::Method::GET, &format!("images/{name}/json"), None, "inspect the image").await {
-            Ok(answer) => Ok(Digest::from_hex(&self.parse::<Listed>("inspect", &answer)?.id).ok()),
-            Err(EngineError::Refused { status: 404, .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes a name of an image, and the image with its last one; one that is gone already is no error.
-    ///
-    /// # Errors
-    /// [`EngineError::Refused`] while a container uses it.
-    pub async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
-        let path = format!("images/{name}");
-        gone_is_done(self.call(reqwest::Method::DELETE, &path, None, "remove the image").await)
     }
 
     /// Creates a container and tells its id. Environment values go in the request alone.
@@ -415,49 +316,9 @@ fn gone_is_done(result: Result<bytes::Bytes, EngineError>) -> Result<(), EngineE
     }
 }
 
-fn state(found: Inspected) -> ContainerState {
-    let it = found.state;
-    let (started, finished) = (moment(it.started_at.as_deref()), moment(it.finished_at.as_deref()));
-    // Between the end of its program and its clearing up it is `stopped`.
-    let running = it.running || it.paused || matches!(it.status.as_str(), "running" | "paused" | "stopping");
-    ContainerState {
-        id: found.id,
-        labels: found.config.labels.unwrap_or_default(),
-        created: started.is_none() && matches!(it.status.as_str(), "created" | "configured" | "initialized"),
-        running,
-        started,
-        finished,
-        exit_code: (finished.is_some() && !running).then_some(it.exit_code),
-        oom_killed: it.oom_killed,
-        error: it.error.filter(|it| !it.is_empty()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parsed(state_json: &Value) -> ContainerState {
-        let found = serde_json::json!({ "Id": "x", "Config": {"Labels": {"a": "b"}}, "State": state_json });
-        state(serde_json::from_value(found).unwrap())
-    }
-
-    #[test]
-    fn states_are_read_as_podman_writes_them() {
-        let never = "0001-01-01T00:00:00Z";
-        let new = parsed(&serde_json::json!({"Status": "created", "StartedAt": never, "FinishedAt": never}));
-        assert!(new.created && !new.running && new.exit_code.is_none());
-        let then = "2026-11-29T18:00:00.123456789Z";
-        let runs = parsed(&serde_json::json!({
-            "Status": "running", "Running": true, "StartedAt": then, "FinishedAt": never,
-        }));
-        assert!(runs.running && !runs.created && runs.exit_code.is_none());
-        let ended = parsed(&serde_json::json!({
-            "Status": "exited", "ExitCode": 137, "OOMKilled": true, "StartedAt": then,
-            "FinishedAt": "2026-11-29T19:00:00.5+01:00",
-        }));
-        assert_eq!((ended.exit_code, ended.oom_killed, ended.labels["a"].as_str()), (Some(137), true, "b"));
-    }
 
     #[test]
     fn only_addresses_that_can_be_spoken_to_are_taken() {

@@ -29,6 +29,12 @@ pub enum HttpError {
     /// Nothing may be fetched.
     #[error("nothing is fetched here")]
     Offline,
+    /// `AGENT_STANDALONE` says what nobody understands.
+    #[error("AGENT_STANDALONE is `{text}`, which is neither yes nor no")]
+    Standalone {
+        /// What it says.
+        text: String,
+    },
     /// No answer came.
     #[error("`{url}` does not answer")]
     Unreachable {
@@ -103,7 +109,7 @@ impl Explain for HttpError {
     fn kind(&self) -> Kind {
         match self {
             Self::Client { .. } => Kind::Internal,
-            Self::Proxy { .. } => Kind::Config,
+            Self::Proxy { .. } | Self::Standalone { .. } => Kind::Config,
             Self::Offline => Kind::NotFound,
             Self::Unreachable { .. } | Self::Broken { .. } => Kind::Unreachable,
             Self::Status { status, .. } => match status.as_u16() {
@@ -136,6 +142,7 @@ impl Explain for HttpError {
                 "The proxy asks for a user name and password: put them into https_proxy."
             }
             Self::Offline => super::OFFLINE_HINT,
+            Self::Standalone { .. } => "Write AGENT_STANDALONE=1 or AGENT_STANDALONE=0.",
             Self::Client { .. } | Self::Proxy { .. } | Self::Status { .. } => return Vec::new(),
         };
         vec![hint.to_owned()]

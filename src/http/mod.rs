@@ -67,9 +67,25 @@ impl Default for Options {
 pub const USER_AGENT: &str = concat!("agent/", env!("CARGO_PKG_VERSION"));
 
 /// Whether nothing may be fetched from anywhere: `AGENT_STANDALONE` says so. Servers of tasks are not meant, nor engines.
+/// Where it says what nobody understands, which every verb refuses ([`standalone`]), nothing is.
 #[must_use]
 pub fn is_offline() -> bool {
-    std::env::var_os(OFFLINE).is_some_and(|it| !it.is_empty() && it != "0")
+    standalone().unwrap_or(true)
+}
+
+/// What `AGENT_STANDALONE` says.
+///
+/// # Errors
+/// [`HttpError::Standalone`] for what is neither yes nor no.
+pub fn standalone() -> Result<bool, HttpError> {
+    std::env::var_os(OFFLINE).map_or(Ok(false), |it| said(&it.to_string_lossy()))
+}
+
+fn said(text: &str) -> Result<bool, HttpError> {
+    match text.trim() {
+        "" => Ok(false),
+        text => crate::process::flag(text).ok_or_else(|| HttpError::Standalone { text: text.to_owned() }),
+    }
 }
 
 /// The variable that says that nothing may be fetched; set for programs of ours that are to obey it.
@@ -147,6 +163,18 @@ fn proxies(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Proxy>, Http
 mod tests {
     use super::*;
     use crate::error::Explain;
+
+    #[test]
+    fn standalone_is_yes_or_no() {
+        let told = |text: &str| said(text).map_err(|it| it.to_string());
+        for text in ["1", "true", "Yes", " on "] {
+            assert_eq!(told(text), Ok(true), "{text}");
+        }
+        for text in ["", " ", "0", "false", "No", "off"] {
+            assert_eq!(told(text), Ok(false), "{text}");
+        }
+        assert_eq!(told("maybe"), Err("AGENT_STANDALONE is `maybe`, which is neither yes nor no".to_owned()));
+    }
 
     #[test]
     fn a_proxy_that_is_no_address_is_named_without_its_secret() {

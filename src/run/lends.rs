@@ -36,14 +36,66 @@ impl Account {
     /// Where no privileged service runs containers, their root is whoever starts them.
     #[must_use]
     pub fn of(user: &str, engine: EngineKind) -> Option<Self> {
-        let name = user.split(':').next().unwrap_or_default();
         let owner = match engine {
             EngineKind::Docker => (0, 0),
             EngineKind::Podman | EngineKind::Native => {
                 (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
             }
         };
-        ["", "0", "root"].contains(&name).then(|| Self { owner, home: "/root".to_owned() })
+        is_root(user).then(|| Self { owner, home: "/root".to_owned() })
+    }
+}
+
+/// Writes a file that the container's user is to read, and where possible nobody else: with mode 0600 where it is that
+/// user's, else readable by all, in a directory that is its owner's alone. Its user is known where it is root or a number
+/// that means the same on this machine: in Docker, and in Podman where root runs it. `userns` is the user namespace that the
+/// container's arguments ask for.
+///
+/// # Errors
+/// Writing it.
+pub fn write(path: &Path, bytes: &[u8], user: &str, (engine, userns): (EngineKind, Option<&str>)) -> io::Result<()> {
+    crate::fs::write_whole(path, bytes, 0o600)?;
+    let name = user.split(':').next().unwrap_or_default();
+    let readable = match name.parse::<u32>() {
+        _ if is_root(user) => true,
+        Ok(number) if userns.is_none_or(|it| it == "host") && has_our_numbers(engine) => {
+            let group = fs::metadata(path)?.gid();
+            give(path, (number, group))?
+        }
+        // Only the image could say which number a name has, and only a namespace's map what a number is out here.
+        _ => false,
+    };
+    if readable { Ok(()) } else { fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)) }
+}
+
+/// Whether a container's user is root, who may read what is its own or anybody's.
+fn is_root(user: &str) -> bool {
+    let name = user.split(':').next().unwrap_or_default();
+    matches!(name, "" | "0" | "root")
+}
+
+/// Whether users of containers have the numbers that they have on this machine.
+fn has_our_numbers(engine: EngineKind) -> bool {
+    match engine {
+        EngineKind::Docker => true,
+        EngineKind::Podman => rustix::process::geteuid().is_root(),
+        EngineKind::Native => false,
+    }
+}
+
+/// Makes a file or directory a user's; whether it is. Where we are not root, only what is ours already can be.
+fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<bool> {
+    let has = fs::metadata(path)?;
+    if (has.uid(), has.gid()) == (uid, gid) {
+        return Ok(true);
+    }
+    match std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
+        Ok(()) => Ok(true),
+        // Another's, or nobody's in the user namespace that we are in.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -290,19 +342,8 @@ impl Copying {
     }
 
     fn give(&mut self, path: &Path) -> io::Result<()> {
-        let (uid, gid) = self.owner;
-        let has = fs::metadata(path)?;
-        if (has.uid(), has.gid()) == (uid, gid) {
-            return Ok(());
-        }
-        match std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
-            // Another's, or nobody's in the user namespace that we are in.
-            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
-                self.given = false;
-                Ok(())
-            }
-            other => other,
-        }
+        self.given &= give(path, self.owner)?;
+        Ok(())
     }
 }
 

@@ -21,11 +21,10 @@
 use std::io::{self, Read as _, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
-use serde::{Deserialize, Serialize};
 
 use crate::clearml::events::{self, Level, Line};
 use crate::digest::Digest;
@@ -33,13 +32,20 @@ use crate::fs::{FileLock, Sharing};
 
 mod drain;
 mod end;
+mod error;
 mod output;
+mod owner;
 mod records;
+mod sent;
 
 pub use drain::{DrainError, drain};
 pub use end::{LeftEnd, ProgramEnd};
+pub use error::SpoolError;
 pub use output::{OUTPUT, OutputReader, OutputWriter, Piece};
+pub use owner::Owner;
+use owner::{OwnerFile, lock, read_owner};
 use records::{Records, create_segment, segment_path, segments};
+use sent::{Flight, Place, read_sent};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -50,59 +56,6 @@ const RECORD: usize = 4 << 20;
 const HEADER: usize = 8;
 /// No file besides the segments is longer.
 const SMALL: u64 = 64 << 10;
-
-/// Whose lines a spool holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The task's id.
-    pub task: String,
-    /// The worker's id.
-    pub worker: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct OwnerFile {
-    format: u32,
-    #[serde(flatten)]
-    owner: Owner,
-}
-
-/// What is wrong with a spool.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// Another process has it.
-    #[error("the console spool `{}` is in use by another process", .0.display())]
-    InUse(PathBuf),
-    /// It is of another program version, or no spool.
-    #[error("`{}` is no console spool of format {FORMAT}", .0.display())]
-    Format(PathBuf),
-    /// Reading or writing failed.
-    #[error("cannot use the console spool `{}`", path.display())]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl crate::error::Explain for SpoolError {
-    fn kind(&self) -> crate::error::Kind {
-        match self {
-            Self::InUse(_) => crate::error::Kind::Conflict,
-            Self::Format(_) => crate::error::Kind::Input,
-            Self::Io { source, .. } => crate::error::Kind::of_io(source),
-        }
-    }
-}
-
-/// A place between two records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    segment: u64,
-    offset: u64,
-}
 
 /// Lines that wait, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,17 +75,6 @@ impl Batch {
     pub fn events(&self) -> Vec<Line> {
         events::glue(&self.lines, self.after)
     }
-}
-
-/// A batch that was on its way when its process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Flight {
-    to: Place,
-    /// Time and text digest of its last event, by which the server is asked for it.
-    timestamp: i64,
-    digest: String,
-    /// When it was about to be sent.
-    since: SystemTime,
 }
 
 /// An open spool: one process at a time.
@@ -385,14 +327,6 @@ impl Spool {
     }
 }
 
-fn lock(directory: &Path) -> Result<FileLock, SpoolError> {
-    match FileLock::acquire(&directory.join("lock"), Sharing::Exclusive, Duration::ZERO) {
-        Ok(lock) => Ok(lock),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SpoolError::InUse(directory.to_owned())),
-        Err(source) => Err(SpoolError::Io { path: directory.to_owned(), source }),
-    }
-}
-
 /// Opens a file of a spool. A program that we do not trust may have put it there: no link is followed, and nobody is waited
 /// for.
 fn open_plain(path: &Path) -> io::Result<fs::File> {
@@ -408,17 +342,6 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_owner(directory: &Path) -> Result<Option<Owner>, SpoolError> {
-    let bytes = match read_small(&directory.join("owner.json")) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(SpoolError::Io { path: directory.to_owned(), source }),
-    };
-    let file: Option<OwnerFile> = serde_json::from_slice(&bytes).ok();
-    let file = file.filter(|it| it.format == FORMAT).ok_or_else(|| SpoolError::Format(directory.to_owned()))?;
-    Ok(Some(file.owner))
-}
-
 /// How long a text is in JSON: what is sent in one call arrives or does not, and two calls may part.
 fn escaped(text: &str) -> usize {
     let length = |byte: u8| match byte {
@@ -427,22 +350,6 @@ fn escaped(text: &str) -> usize {
         _ => 1,
     };
     text.bytes().map(length).sum()
-}
-
-fn read_sent(directory: &Path) -> Option<(Place, Option<Flight>, i64)> {
-    let text = String::from_utf8(read_small(&directory.join("sent")).ok()?).ok()?;
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let number = |index: usize| words.get(index)?.parse().ok();
-    let place = |index: usize| Some(Place { segment: number(index)?, offset: number(index + 1)? });
-    // It is written anew whenever something is about to be sent.
-    let since = || fs::metadata(directory.join("sent")).and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let flight = || {
-        let (timestamp, digest) = (words.get(4)?.parse().ok()?, (*words.get(5)?).to_owned());
-        Some(Flight { to: place(2)?, timestamp, digest, since: since() })
-    };
-    // One that does not say it is of an earlier version.
-    let last = [2, 6].into_iter().find(|it| words.len() == it + 1).and_then(|it| words[it].parse().ok());
-    Some((place(0)?, flight(), last.unwrap_or(i64::MIN)))
 }
 
 #[cfg(test)]

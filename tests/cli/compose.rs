@@ -71,13 +71,23 @@ impl<'a> Project<'a> {
 }
 
 impl Drop for Project<'_> {
+    /// A test that fails is told by its own panic: one that leaves this beside it would end all tests and hide it.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let said = self.compose(&["logs", "--no-color"]).run();
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), said.stdout.as_bytes());
+        let failing = std::thread::panicking();
+        let attempt = |step: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+        if failing {
+            let _ = attempt(&|| {
+                let said = self.compose(&["logs", "--no-color"]).run();
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), said.stdout.as_bytes());
+            });
         }
-        self.compose(&["down", "--timeout", "30"]).run();
-        self.context.command("docker").args(["rmi", "-f", &self.image, &format!("{}:1", self.name)]).run();
+        let down = attempt(&|| drop(self.compose(&["down", "--timeout", "30"]).run()));
+        let gone = attempt(&|| {
+            self.context.command("docker").args(["rmi", "-f", &self.image, &format!("{}:1", self.name)]).run();
+        });
+        if let (Err(panic), false) = (down.and(gone), failing) {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

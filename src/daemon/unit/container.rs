@@ -15,7 +15,7 @@ use crate::config::value::{Value as Setting, object_to_json};
 use crate::config::{Api, Config, Environment};
 use crate::engine::{Bind, ContainerSpec};
 use crate::error::{During as _, Failure};
-use crate::fs::{create_private_dir, write_whole};
+use crate::fs::create_private_dir;
 use crate::launch;
 use crate::lock::Lock;
 use crate::process::command_line;
@@ -227,12 +227,11 @@ impl Unit {
         user: &str,
     ) -> std::io::Result<()> {
         let directory = self.entry.directory();
-        // The directory is for its owner alone; a run of another user must be able to read what is lent to it.
-        let mode = if is_root(user) { 0o600 } else { 0o644 };
+        let (engine, userns) = (self.executor.settings.engine, container.userns.clone());
         let write = |name: &str, document: &Value| {
             let mut bytes = serde_json::to_vec_pretty(document)?;
             bytes.push(b'\n');
-            write_whole(&directory.join(name), &bytes, mode)
+            lends::write(&directory.join(name), &bytes, user, (engine, userns.as_deref()))
         };
         let texts: Map<String, Value> =
             hidden.iter().map(|(name, value)| (name.clone(), json!(value.reveal()))).collect();
@@ -285,12 +284,6 @@ fn is_loopback(api: &Api) -> bool {
     }
 }
 
-/// Whether a container's user is root, who may read what is its own or anybody's.
-fn is_root(user: &str) -> bool {
-    let name = user.split(':').next().unwrap_or_default();
-    matches!(name, "" | "0" | "root")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,9 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_and_servers_of_this_machine_are_known() {
-        assert!(is_root("") && is_root("root") && is_root("0:0"));
-        assert!(!is_root("1000") && !is_root("ml:video"));
+    fn servers_of_this_machine_are_known() {
         let api = |url: &str| Api { server: Some(url.parse().unwrap()), ..Api::default() };
         assert!(is_loopback(&api("http://127.0.0.1:8008")) && is_loopback(&api("http://[::1]:8008")));
         assert!(is_loopback(&api("http://localhost:8008")) && !is_loopback(&api("https://api.example.com")));

@@ -120,3 +120,42 @@ fn accounts_are_known_for_root_alone() {
     assert_eq!(Account::of("root:root", EngineKind::Native).unwrap().owner, own().owner);
     assert_eq!(Account::of("1000", EngineKind::Docker), None);
 }
+
+#[test]
+fn what_only_the_containers_user_is_to_read_is_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("clearml.conf");
+    let (own, group) = own().owner;
+    let written = |user: &str, engine, userns| {
+        write(&path, b"hush", user, (engine, userns)).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!(found.gid(), group);
+        (found.mode() & 0o777, found.uid())
+    };
+    for root in ["", "0", "root", "root:root", "0:5"] {
+        assert_eq!(written(root, EngineKind::Docker, None), (0o600, own), "{root}");
+        assert_eq!(written(root, EngineKind::Podman, None), (0o600, own), "{root}");
+    }
+    // Whoever runs this is root, in a namespace of few users perhaps, or may give nothing away.
+    let mine = own.to_string();
+    assert_eq!(written(&mine, EngineKind::Docker, None), (0o600, own));
+    let another = written("1234:5", EngineKind::Docker, None);
+    assert!(another == (0o600, 1234) || (another == (0o644, own) && (own != 0 || !maps(1234))), "{another:?}");
+    // Which number these have out here is not known.
+    for (user, engine, userns) in [
+        ("ml:video", EngineKind::Docker, None),
+        ("1234", EngineKind::Docker, Some("keep-id")),
+        ("1234", EngineKind::Native, None),
+    ] {
+        assert_eq!(written(user, engine, userns), (0o644, own), "{user}");
+    }
+}
+
+/// Whether the user namespace we are in has a user.
+fn maps(uid: u32) -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.lines().any(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().map(|it| it.parse().unwrap()).collect();
+        (numbers[0]..numbers[0].saturating_add(numbers[2])).contains(&uid)
+    })
+}

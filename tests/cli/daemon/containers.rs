@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::keeper::{DOCKER, Keeper, PODMAN, in_both_engines};
 use super::{Place, a_while, by_start};
-use crate::support::TestContext;
+use crate::support::{TestContext, wait_until};
 
 fn runs_go_on_without_their_daemon_and_leave_no_container(keeper: Keeper) {
     let context = TestContext::warm();
@@ -39,7 +39,7 @@ fn a_daemon_with_another_engine_and_another_name_of_the_server_attends_what_dock
     let keeper = DOCKER.required();
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let task = place.task("long", "queue", 5.0, 0);
+    let task = place.stays("long", "");
     let daemon = place.daemon("daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
     place.is_up(&task);
     daemon.kill();
@@ -49,11 +49,12 @@ fn a_daemon_with_another_engine_and_another_name_of_the_server_attends_what_dock
     let call = place.agent().env("CLEARML_API_HOST", format!("{api}/"));
     let mut other =
         call.args(["--progress", "plain", "daemon", "--queue", "queue", "--native", "--cpu-only"]).spawn(&log);
+    let attended = format!("task {task} of box:cpu:0 is attended again");
+    wait_until("the other daemon attends it", || fs_err::read_to_string(&log).is_ok_and(|it| it.contains(&attended)));
+    place.let_go(&task);
     place.becomes(&task, "completed");
     place.becomes(&next, "completed");
     place.ran_once(&task);
-    let said = fs_err::read_to_string(&log).unwrap();
-    assert!(said.contains(&format!("task {task} of box:cpu:0 is attended again")), "{said}");
     keeper.is_rid_of(&place, &task);
     other.signal(Signal::TERM);
     assert_eq!(other.wait(), Some(0), "{}", fs_err::read_to_string(&log).unwrap());
@@ -100,7 +101,7 @@ fn a_service_of_podman_that_is_killed_is_started_again_and_loses_nothing() {
     let keeper = PODMAN.required();
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let (task, next) = (place.task("long", "queue", 3.0, 0), place.task("next", "queue", 0.0, 0));
+    let (task, next) = (place.stays("long", ""), place.task("next", "queue", 0.0, 0));
     let daemon = place.daemon("daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
     place.is_up(&task);
     let parent = daemon.program.pid().to_string();
@@ -117,6 +118,7 @@ fn a_service_of_podman_that_is_killed_is_started_again_and_loses_nothing() {
     for service in services {
         kill_process(Pid::from_raw(service).unwrap(), Signal::KILL).unwrap();
     }
+    place.let_go(&task);
     for task in [&task, &next] {
         place.becomes(task, "completed");
         place.ran_once(task);

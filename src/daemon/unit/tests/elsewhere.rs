@@ -6,7 +6,7 @@ use super::super::*;
 use super::world::{Act, BUILDS, Fake, World};
 use crate::daemon::journal::{Phase, boot};
 use crate::error::Explain;
-use crate::run::{EngineKind, Outcome};
+use crate::run::{Engine, EngineKind, Outcome};
 
 const DONE: Outcome = Outcome::Exited { code: 0, out_of_memory: false };
 

@@ -9,7 +9,7 @@ use super::super::*;
 use super::world::{Act, World};
 use crate::daemon::journal::Phase;
 use crate::digest::Digest;
-use crate::run::Outcome;
+use crate::run::{Outcome, RunImage};
 use crate::spool::{LeftEnd, Owner, ProgramEnd, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {

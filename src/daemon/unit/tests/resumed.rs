@@ -141,7 +141,7 @@ async fn an_end_that_a_message_takes_back_which_comes_later_still_is_told_again(
     let late = json!({ "task": world.task, "status_message": "running (Changed by clearml-agent me:0)" });
     world.call("tasks.started", late.clone()).await;
     assert_eq!(world.status().await, "in_progress");
-    assert_eq!(again().await, [world.task.clone()]);
+    assert_eq!(again().await, std::slice::from_ref(&world.task));
     assert_eq!(world.told().await, ("completed".to_owned(), "worker execution done".to_owned()));
     // Whoever runs it anew is left alone: before the new run's mark, and after it.
     let taken = json!({ "task": world.task, "status_message": "Changed by clearml-agent me:0" });

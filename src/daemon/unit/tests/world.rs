@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::super::*;
-use crate::clearml::{Login, Server};
-use crate::daemon::settings::Limits;
+use crate::clearml::{Client, Login, Server};
+use crate::daemon::journal::Journal;
+use crate::daemon::settings::{ExecutionSettings, Limits};
 use crate::digest::Digest;
 use crate::error::Explain;
 use crate::http::Retry;
 use crate::report::silent;
 use crate::run::choice::{BaseChoice, ImageChoice};
-use crate::run::{EngineKind, Found, Outcome, RunImage, RunSpec};
+use crate::run::{Engine, EngineKind, Found, Outcome, RunImage, RunSpec};
 use crate::server::{Running, ServerSettings, serve};
 use crate::spool::{LeftEnd, ProgramEnd, Spool};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::workshop::client as client_of;
-use super::{Context, blocking, daemons};
+use super::{Context, daemons};
 use crate::clearml::Client;
 use crate::cli::daemon::DaemonArgs;
 use crate::daemon::aside::Aside;
@@ -76,7 +76,7 @@ async fn serve_with(
     // A driver or an engine may never answer.
     let (gpus, executor) = tokio::select! {
         ready = async {
-            let gpus = gpus(settings).await?;
+            let gpus = super::gpus::resolved(settings.execution.gpus.clone(), &reporter).await?;
             Ok::<_, Failure>((gpus, executor(settings, client.clone(), &reporter, context).await?))
         } => ready?,
         _ = signals.next() => return Ok(0),
@@ -176,12 +176,6 @@ async fn remove_leftovers(executor: Arc<Executor>) {
         }
     }
     executor.tidy(TIDYING).await;
-}
-
-/// The devices the daemon has.
-async fn gpus(settings: &DaemonSettings) -> Result<GpuSet, Failure> {
-    let ask = settings.execution.gpus.clone();
-    blocking(move || Ok(gpu::resolve(&ask, &gpu::discover()?)?)).await
 }
 
 fn about(settings: &DaemonSettings, metrics: Option<String>) -> About {

@@ -18,7 +18,6 @@ use crate::daemon::aside::{self, Aside};
 use crate::daemon::journal::{Journal, Journalled};
 use crate::daemon::{Ask, Claim, ExecuteSettings, Executor, Phase, UnitEnd, UnitEvent, engines, unit};
 use crate::error::{Explain, Failure, Kind};
-use crate::gpu::GpuSet;
 use crate::registry;
 use crate::report::SharedReporter;
 use crate::run::{Ground, RunId, engine_of};
@@ -120,7 +119,7 @@ async fn get_ready(settings: &ExecuteSettings, reporter: SharedReporter, context
         queue: None,
         worker: worker(settings),
         parent: None,
-        gpus: gpus(settings).await?,
+        gpus: super::gpus::resolved(settings.execution.gpus.clone(), &executor.reporter).await?,
         tags: Vec::new(),
         attempt: 0,
         run: RunId::new()?,
@@ -377,10 +376,4 @@ fn worker(settings: &ExecuteSettings) -> String {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         format!("{}:{}", agent.worker_name.clone().unwrap_or_else(host), std::process::id())
     })
-}
-
-/// The devices that were asked for.
-async fn gpus(settings: &ExecuteSettings) -> Result<GpuSet, Failure> {
-    let ask = settings.execution.gpus.clone();
-    blocking(move || Ok(crate::gpu::resolve(&ask, &crate::gpu::discover()?)?)).await
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Context;
+use super::{Context, blocking};
 use crate::cli::gpus::GpusArgs;
 use crate::daemon::allocate::{AllocateError, Share};
 use crate::daemon::places::Places;
@@ -10,8 +10,29 @@ use crate::daemon::queues::{Fit, Queue};
 use crate::daemon::settings::Slots;
 use crate::error::Failure;
 use crate::gpu::{self, Ask, Discovery, GpuDevice, GpuSet, Inventory};
+use crate::report::SharedReporter;
 use crate::run::RunId;
 use crate::ui::{Align, Table, text};
+
+/// This machine's devices that are meant. That all are and some are lost is told.
+pub(super) async fn resolved(ask: Ask, reporter: &SharedReporter) -> Result<GpuSet, Failure> {
+    // A driver that is broken is nothing to what does not need it.
+    if ask == Ask::None {
+        return Ok(GpuSet::default());
+    }
+    let named = matches!(ask, Ask::These(_));
+    let look = move || {
+        let found = gpu::discover()?;
+        Ok((gpu::resolve(&ask, &found)?, found))
+    };
+    let (set, found) = blocking(look).await?;
+    if let Discovery::Found(inventory) = found {
+        for lost in inventory.lost.iter().filter(|_| !named) {
+            reporter.warning(format!("GPU {} is lost and left out: {}", lost.short(), lost.reason));
+        }
+    }
+    Ok(set)
+}
 
 /// Lists the GPUs, or says what a task would get of them.
 pub(super) fn run(args: &GpusArgs, context: &Context) -> Result<u8, Failure> {
@@ -31,6 +52,9 @@ pub(super) fn run(args: &GpusArgs, context: &Context) -> Result<u8, Failure> {
             if ask.is_some() {
                 inventory.devices = only(&chosen, &inventory);
             }
+            if matches!(ask, Some(Ask::None | Ask::These(_))) {
+                inventory.lost.clear();
+            }
             if ui.is_json() {
                 ui.print_json(&inventory)?;
                 return Ok(0);
@@ -38,7 +62,7 @@ pub(super) fn run(args: &GpusArgs, context: &Context) -> Result<u8, Failure> {
             let mut shown = format!("driver {}, CUDA up to {}\n", inventory.driver, inventory.cuda);
             if ask == Some(Ask::None) {
                 shown.push_str("no GPUs: none are asked for");
-            } else if inventory.devices.is_empty() {
+            } else if inventory.devices.is_empty() && inventory.lost.is_empty() {
                 shown.push_str("no GPUs: the driver sees none");
             } else {
                 shown.push_str(&table(&inventory).render(ui.paint()));
@@ -108,8 +132,9 @@ fn table(inventory: &Inventory) -> Table {
         ("uuid", Align::Left),
     ]);
     let size = |bytes: Option<u64>| bytes.map_or_else(String::new, text::size);
+    let mut rows = Vec::new();
     for device in &inventory.devices {
-        table.row([
+        let row = [
             device.index.to_string(),
             device.name.clone(),
             size(device.memory_total),
@@ -117,9 +142,10 @@ fn table(inventory: &Inventory) -> Table {
             device.utilization.map_or_else(String::new, |it| format!("{it} %")),
             device.compute_capability.clone().unwrap_or_default(),
             device.uuid.clone(),
-        ]);
+        ];
+        rows.push(((device.index, None), row));
         for instance in &device.instances {
-            table.row([
+            let row = [
                 format!("{}:{}", device.index, instance.index),
                 instance.name.clone().unwrap_or_else(|| "MIG instance".to_owned()),
                 size(instance.memory_total),
@@ -127,8 +153,21 @@ fn table(inventory: &Inventory) -> Table {
                 String::new(),
                 String::new(),
                 instance.uuid.clone(),
-            ]);
+            ];
+            rows.push(((device.index, Some(instance.index)), row));
         }
+    }
+    for lost in &inventory.lost {
+        let mut row: [String; 7] = Default::default();
+        [row[0], row[1]] = [lost.short(), format!("lost: {}", lost.reason)];
+        rows.push(((lost.index, lost.instance), row));
+    }
+    // Named ones stand as they were named, and have no lost ones beside them.
+    if !inventory.lost.is_empty() {
+        rows.sort_by_key(|it| it.0);
+    }
+    for (_, row) in rows {
+        table.row(row);
     }
     table
 }

@@ -398,7 +398,7 @@ mod tests {
             instances: Vec::new(),
         };
         let devices = vec![gpu(0, 1, Some(5)), gpu(1, 2, None), gpu(2, 40, Some(70))];
-        Discovery::Found(Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices })
+        Discovery::Found(Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices, lost: Vec::new() })
     }
 
     #[tokio::test]

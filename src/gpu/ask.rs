@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Discovery, Gpu, GpuDevice, GpuError, GpuInstance, GpuSet, Inventory, MigInstance};
+use super::{Discovery, Gpu, GpuDevice, GpuError, GpuInstance, GpuSet, Inventory, LostGpu, MigInstance};
 
 /// More devices than any machine has: a longer range is a slip of the pen.
 const MOST: u32 = 4096;
@@ -104,8 +104,9 @@ pub fn resolve(ask: &Ask, found: &Discovery) -> Result<GpuSet, GpuError> {
     };
     let Ask::These(items) = ask else {
         let devices: Vec<GpuDevice> = inventory.devices.iter().flat_map(usable).collect();
-        return match (ask, devices.is_empty()) {
-            (Ask::All, true) => Err(GpuError::NoDevices { asked: ask.to_string() }),
+        return match (ask, inventory.lost.first()) {
+            (Ask::All, Some(lost)) if devices.is_empty() => Err(gone(lost)),
+            (Ask::All, None) if devices.is_empty() => Err(GpuError::NoDevices { asked: ask.to_string() }),
             _ => Ok(GpuSet { devices }),
         };
     };
@@ -125,6 +126,10 @@ pub fn resolve(ask: &Ask, found: &Discovery) -> Result<GpuSet, GpuError> {
 /// What of a device something can run on: itself, or its instances where it is partitioned.
 fn usable(gpu: &Gpu) -> Vec<GpuDevice> {
     if gpu.mig { gpu.instances.iter().map(|it| part(gpu, it)).collect() } else { vec![whole(gpu)] }
+}
+
+fn gone(lost: &LostGpu) -> GpuError {
+    GpuError::Lost { device: lost.short(), reason: lost.reason.clone() }
 }
 
 fn whole(gpu: &Gpu) -> GpuDevice {
@@ -150,15 +155,17 @@ fn chosen(item: &str, inventory: &Inventory) -> Result<Vec<GpuDevice>, GpuError>
         Some((index, instance)) => (number(index)?, Some(number(instance)?)),
         None => (number(item)?, None),
     };
+    let lost = |instance| inventory.lost.iter().find(|it| (it.index, it.instance) == (index, instance)).map(gone);
     let there = || listed(inventory.devices.iter().map(|it| it.index.to_string()).collect(), "no device");
-    let gpu = inventory.devices.iter().find(|it| it.index == index).ok_or_else(|| absent(there()))?;
+    let gpu = inventory.devices.iter().find(|it| it.index == index);
+    let gpu = gpu.ok_or_else(|| lost(None).unwrap_or_else(|| absent(there())))?;
     let Some(instance) = instance else { return every(gpu) };
     if !gpu.mig {
         return Err(absent(format!("is no instance: GPU {index} is not partitioned (MIG)")));
     }
     let found = gpu.instances.iter().find(|it| it.index == instance);
     let names = || gpu.instances.iter().map(|it| format!("{index}:{}", it.index)).collect();
-    let found = found.ok_or_else(|| absent(listed(names(), "no instance")))?;
+    let found = found.ok_or_else(|| lost(Some(instance)).unwrap_or_else(|| absent(listed(names(), "no instance"))))?;
     Ok(vec![part(gpu, found)])
 }
 
@@ -187,7 +194,13 @@ fn by_uuid(item: &str, inventory: &Inventory) -> Result<Vec<GpuDevice>, GpuError
     let Some((uuid, found)) = devices.pop() else {
         let instances = inventory.devices.iter().flat_map(|it| &it.instances).map(|it| it.uuid.clone());
         let all = inventory.devices.iter().map(|it| it.uuid.clone()).chain(instances).collect();
-        return Err(GpuError::Absent { asked: item.to_owned(), present: listed(all, "no device") });
+        let mut present = listed(all, "no device");
+        // The driver does not tell the UUID of one that it has lost.
+        if !inventory.lost.is_empty() {
+            let lost = inventory.lost.iter().map(LostGpu::short).collect::<Vec<_>>().join(", ");
+            present = format!("{present}, and lost: {lost}");
+        }
+        return Err(GpuError::Absent { asked: item.to_owned(), present });
     };
     if found.is_empty() {
         let index = inventory.devices.iter().find(|it| it.uuid == uuid).map_or(0, |it| it.index);

@@ -46,6 +46,14 @@ pub enum GpuError {
         /// What there is, after "there": `are 0, 1 and 2`.
         present: String,
     },
+    /// The driver has lost it.
+    #[error("GPU {device} is lost: {reason}")]
+    Lost {
+        /// Its short name.
+        device: String,
+        /// Why, as far as the driver tells.
+        reason: String,
+    },
     /// The beginning of a UUID fits several.
     #[error("GPU `{asked}` may be any of {candidates}")]
     Ambiguous {
@@ -76,9 +84,11 @@ impl Explain for GpuError {
     fn kind(&self) -> Kind {
         match self {
             Self::Driver { .. } => Kind::System,
-            Self::NoDriver { .. } | Self::NoDevices { .. } | Self::Absent { .. } | Self::NoInstance { .. } => {
-                Kind::NotFound
-            }
+            Self::NoDriver { .. }
+            | Self::NoDevices { .. }
+            | Self::Absent { .. }
+            | Self::Lost { .. }
+            | Self::NoInstance { .. } => Kind::NotFound,
             Self::Grammar { .. } | Self::Ambiguous { .. } | Self::Twice { .. } => Kind::Usage,
         }
     }
@@ -99,6 +109,9 @@ impl Explain for GpuError {
                 "Say `all`, `none`, or a list of indices (`0,2`, `0-3`), MIG instances (`0:1`) and UUIDs (`GPU-…`, `MIG-…`)."
             }
             Self::Absent { .. } | Self::Ambiguous { .. } => "`agent gpus` lists what there is.",
+            Self::Lost { .. } => {
+                "Reset it (`nvidia-smi --gpu-reset`) or restart the machine; until then `--gpus` can name others."
+            }
             Self::NoInstance { .. } => "Make instances with `nvidia-smi mig`, or switch MIG off.",
             Self::Twice { .. } => "Name each GPU once.",
         };

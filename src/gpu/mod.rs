@@ -43,6 +43,20 @@ pub struct Inventory {
     pub cuda: String,
     /// Devices by index, without those that the driver has lost.
     pub devices: Vec<Gpu>,
+    /// Those that the driver has lost.
+    pub lost: Vec<LostGpu>,
+}
+
+/// A device, or an instance of one, that fell off the bus or fails otherwise. The driver tells no more of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostGpu {
+    /// Index of the device.
+    pub index: u32,
+    /// Index of the instance, where the device itself is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u32>,
+    /// Why, for people: `it fell off the bus`.
+    pub reason: String,
 }
 
 /// One device.
@@ -102,6 +116,29 @@ impl Inventory {
         };
         self.devices.iter().any(|it| it.uuid == device.uuid && instance(it))
     }
+
+    /// That a device which was there has been lost, with the one that an instance is of or by itself.
+    #[must_use]
+    pub fn lost(&self, device: &GpuDevice) -> Option<&LostGpu> {
+        let own = device.instance.as_ref().map(|it| it.index);
+        self.lost.iter().find(|it| it.index == device.index && (it.instance.is_none() || it.instance == own))
+    }
+}
+
+impl LostGpu {
+    fn new(index: u32, instance: Option<u32>, error: &NvmlError) -> Self {
+        let reason = match error {
+            NvmlError::GpuLost => "it fell off the bus or cannot be reached".to_owned(),
+            other => format!("the driver fails on it: {other}"),
+        };
+        Self { index, instance, reason }
+    }
+
+    /// Its short name, as in `--gpus`: `0`, `0:1`.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.instance.map_or_else(|| self.index.to_string(), |it| format!("{}:{it}", self.index))
+    }
 }
 
 /// Asks the driver.
@@ -138,16 +175,23 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
     let failed = |what| move |source| GpuError::Driver { what, source };
     let cuda = nvml.sys_cuda_driver_version().map_err(failed("the CUDA version"))?;
     let count = nvml.device_count().map_err(failed("the number of devices"))?;
-    let device = |index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?);
+    let mut lost = Vec::new();
+    let mut device = |index| gpu(index, &nvml.device_by_index(index).map_err(failed("a device"))?, &mut lost);
+    let found: Vec<(u32, Result<Gpu, GpuError>)> = (0..count).map(|it| (it, device(it))).collect();
     // One that fell off the bus is not there; the others are. Of one that fails in another way that is only believed
     // where others do not: else it is the driver that fails.
-    let mut found: Vec<Result<Gpu, GpuError>> = (0..count).map(device).collect();
-    found.retain(|it| !matches!(it, Err(GpuError::Driver { source: NvmlError::GpuLost, .. })));
-    let devices = if found.iter().any(Result::is_ok) {
-        found.into_iter().filter_map(Result::ok).collect()
-    } else {
-        found.into_iter().collect::<Result<_, _>>()?
-    };
+    let answers = found.iter().any(|it| it.1.is_ok());
+    let mut devices = Vec::new();
+    for (index, found) in found {
+        match found {
+            Ok(gpu) => devices.push(gpu),
+            Err(GpuError::Driver { source, .. }) if answers || matches!(source, NvmlError::GpuLost) => {
+                lost.push(LostGpu::new(index, None, &source));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    lost.sort_by_key(|it| (it.index, it.instance));
     Ok(Inventory {
         driver: nvml.sys_driver_version().map_err(failed("the driver's version"))?,
         cuda: format!(
@@ -156,10 +200,12 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
             nvml_wrapper::cuda_driver_version_minor(cuda)
         ),
         devices,
+        lost,
     })
 }
 
-fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
+/// A device; instances of it that are lost are added to what is.
+fn gpu(index: u32, device: &NvmlDevice<'_>, lost: &mut Vec<LostGpu>) -> Result<Gpu, GpuError> {
     let failed = |what| move |source| GpuError::Driver { what, source };
     let memory = match device.memory_info() {
         Err(NvmlError::NotSupported) => None,
@@ -181,21 +227,30 @@ fn gpu(index: u32, device: &NvmlDevice<'_>) -> Result<Gpu, GpuError> {
         temperature: device.temperature(TemperatureSensor::Gpu).ok(),
         processes: processes(device),
         mig,
-        instances: if mig { instances(device) } else { Vec::new() },
+        instances: if mig { instances(index, device, lost) } else { Vec::new() },
     })
 }
 
 /// The instances of a device. Slots without one are skipped: NVML numbers slots, not instances.
-fn instances(device: &NvmlDevice<'_>) -> Vec<MigInstance> {
+fn instances(gpu: u32, device: &NvmlDevice<'_>, lost: &mut Vec<LostGpu>) -> Vec<MigInstance> {
     let slots = device.mig_device_count().unwrap_or(0);
-    (0..slots)
-        .filter_map(|index| {
-            let instance = device.mig_device_by_index(index).ok()?;
-            let memory_total = instance.memory_info().ok().map(|it| it.total);
-            let (uuid, name) = (instance.uuid().ok()?, instance.name().ok());
-            Some(MigInstance { index, uuid, name, memory_total, processes: processes(&instance) })
-        })
-        .collect()
+    let instance = |index| -> Result<MigInstance, NvmlError> {
+        let instance = device.mig_device_by_index(index)?;
+        let memory_total = instance.memory_info().ok().map(|it| it.total);
+        let (uuid, name) = (instance.uuid()?, instance.name().ok());
+        Ok(MigInstance { index, uuid, name, memory_total, processes: processes(&instance) })
+    };
+    let mut found = Vec::new();
+    for index in 0..slots {
+        match instance(index) {
+            Ok(instance) => found.push(instance),
+            Err(error @ (NvmlError::GpuLost | NvmlError::Unknown)) => {
+                lost.push(LostGpu::new(gpu, Some(index), &error));
+            }
+            Err(_) => {}
+        }
+    }
+    found
 }
 
 /// Ids of the processes with a compute context; a driver that does not tell has none to tell of.

@@ -57,7 +57,7 @@ pub(super) async fn run(
     let only_told = settings::skips_gpu_switch(&context.session.environment);
     match (&args.gpus, &place.podman) {
         (Some(list), None) => gpus::by_request(&mut spec, &list.parse()?, only_told),
-        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec, only_told).await?,
+        (Some(list), Some(_)) => gpus::by_name(list.parse()?, &mut spec, only_told, &context.ui.reporter()).await?,
         (None, _) => {}
     }
     docker::lend_host(engine, &mut spec);
@@ -93,7 +93,9 @@ async fn attend(place: &Place, spec: ContainerSpec, ask: Option<Ask>, context: &
     let mut run = match &place.podman {
         None => match docker::start(&place.engine, spec.clone(), &run_id()).await {
             Err(error) if docker::lacks_driver(&error) && place.engine.reads_cdi().await? => {
-                let Some(by_name) = gpus::instead(&place.engine, spec, ask).await else { return Err(error.into()) };
+                let Some(by_name) = gpus::instead(&place.engine, spec, ask, &context.ui.reporter()).await else {
+                    return Err(error.into());
+                };
                 docker::start(&place.engine, by_name, &run_id()).await?
             }
             other => other?,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::commands::gpus::resolved;
 use crate::commands::{Context, blocking};
 use crate::engine::{ContainerSpec, DeviceRequest, Docker};
 use crate::error::Failure;
 use crate::gpu::cdi::{self, ContainerEdits};
-use crate::gpu::{self, Ask, GpuSet};
+use crate::gpu::{Ask, GpuSet};
+use crate::report::SharedReporter;
 use crate::run::native::NativeSpec;
 use crate::sandbox::Bind;
 use crate::secret::Secret;
@@ -37,12 +39,17 @@ pub(super) fn by_request(spec: &mut ContainerSpec, ask: &Ask, only_told: bool) {
 
 /// The same by CDI names, for an engine that reads specifications and has no driver of NVIDIA's: those that this machine's
 /// specifications have where the engine is here, else as they were given.
-pub(super) async fn instead(engine: &Docker, mut spec: ContainerSpec, ask: Option<Ask>) -> Option<ContainerSpec> {
+pub(super) async fn instead(
+    engine: &Docker,
+    mut spec: ContainerSpec,
+    ask: Option<Ask>,
+    reporter: &SharedReporter,
+) -> Option<ContainerSpec> {
     let ids = match ask? {
         Ask::Unsaid | Ask::None => return None,
         Ask::All => cdi::named(&["all".to_owned()]),
         Ask::These(ids) => {
-            let here = if engine.is_local() { resolved(Ask::These(ids.clone())).await.ok() } else { None };
+            let here = if engine.is_local() { resolved(Ask::These(ids.clone()), reporter).await.ok() } else { None };
             here.map_or_else(|| cdi::named(&ids), |set| cdi::names(&set))
         }
     };
@@ -54,8 +61,13 @@ pub(super) async fn instead(engine: &Docker, mut spec: ContainerSpec, ask: Optio
 }
 
 /// Gives GPUs to a container of Podman by their CDI names.
-pub(super) async fn by_name(ask: Ask, spec: &mut ContainerSpec, only_told: bool) -> Result<(), Failure> {
-    let set = resolved(ask).await?;
+pub(super) async fn by_name(
+    ask: Ask,
+    spec: &mut ContainerSpec,
+    only_told: bool,
+    reporter: &SharedReporter,
+) -> Result<(), Failure> {
+    let set = resolved(ask, reporter).await?;
     spec.device_requests.retain(is_of_others);
     spec.env.extend(set.environment().into_iter().map(|(name, value)| (name, Secret::new(value))));
     if only_told {
@@ -75,17 +87,10 @@ fn is_of_others(request: &DeviceRequest) -> bool {
     request.driver == "cdi" && !request.ids.iter().any(|it| it.contains("nvidia.com/"))
 }
 
-async fn resolved(ask: Ask) -> Result<GpuSet, Failure> {
-    if ask == Ask::None {
-        return Ok(GpuSet::default());
-    }
-    blocking(move || Ok(gpu::resolve(&ask, &gpu::discover()?)?)).await
-}
-
 /// What a run with `--gpus` takes. Not said, it has none, as with Docker.
 pub(super) async fn edits(list: Option<&str>, context: &Context) -> Result<ContainerEdits, Failure> {
     let ask: Ask = list.map_or(Ok(Ask::None), str::parse)?;
-    let set = resolved(ask).await?;
+    let set = resolved(ask, &context.ui.reporter()).await?;
     let (edits, warnings) = blocking(move || Ok(cdi::edits(&set)?)).await?;
     for warning in warnings {
         context.ui.reporter().warning(warning);

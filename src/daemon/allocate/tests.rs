@@ -33,7 +33,7 @@ fn inventory(busy: &[(u32, &[u32])], count: u32) -> Inventory {
         mig: false,
         instances: Vec::new(),
     };
-    Inventory { driver: String::new(), cuda: String::new(), devices: (0..count).map(gpu).collect() }
+    Inventory { driver: String::new(), cuda: String::new(), devices: (0..count).map(gpu).collect(), lost: Vec::new() }
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Dispatcher {
                 self.looks.next = Instant::now() + if again { Duration::ZERO } else { about(interval) };
                 self.tell_missing(tried.places.missing());
                 self.desk.places.learn(&tried.places);
+                self.tell_free();
                 self.tell_gone(&tried);
                 self.note_forced(&wanted, &tried);
                 self.note_lengths(&tried);

@@ -279,6 +279,11 @@ impl Dispatcher {
         });
         let running = running.collect();
         (self.desk.standing)(Standing { forced: self.forced.clone(), draining: self.asked.is_some(), running });
+        self.tell_free();
+    }
+
+    /// Says which GPUs are free, where they are shared.
+    pub(super) fn tell_free(&mut self) {
         if self.desk.habits.shares_gpus {
             self.tell_property("available_gpus", self.desk.places.available());
         }

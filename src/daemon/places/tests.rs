@@ -26,7 +26,12 @@ fn inventory(count: u32, busy: &[u32]) -> Inventory {
         mig: false,
         instances: Vec::new(),
     };
-    Inventory { driver: "1".to_owned(), cuda: "12.4".to_owned(), devices: (0..count).map(gpu).collect() }
+    Inventory {
+        driver: "1".to_owned(),
+        cuda: "12.4".to_owned(),
+        devices: (0..count).map(gpu).collect(),
+        lost: Vec::new(),
+    }
 }
 
 fn queue(gpus: Option<(u32, u32)>) -> Queue {

@@ -64,7 +64,12 @@ fn machine(driver: &str, cuda: &str, brand: &str) -> Machine {
     Machine {
         architecture: "amd64".to_owned(),
         gpus: GpuSet { devices: vec![device] },
-        inventory: Some(Inventory { driver: driver.to_owned(), cuda: cuda.to_owned(), devices: vec![gpu] }),
+        inventory: Some(Inventory {
+            driver: driver.to_owned(),
+            cuda: cuda.to_owned(),
+            devices: vec![gpu],
+            lost: Vec::new(),
+        }),
         ..Machine::default()
     }
 }

@@ -368,7 +368,12 @@ fn lost(gpus: &GpuSet) -> Option<String> {
     match gpu::discover() {
         Ok(Discovery::Found(inventory)) => {
             let gone = gpus.devices.iter().find(|it| !inventory.has(it))?;
-            Some(format!("device {} ({}) is not there any more", gone.short(), gone.id()))
+            let told = format!("device {} ({}) is not there any more", gone.short(), gone.id());
+            Some(match inventory.lost(gone) {
+                Some(lost) if lost.short() == gone.short() => format!("{told}: {}", lost.reason),
+                Some(lost) => format!("{told}: GPU {} is lost: {}", lost.short(), lost.reason),
+                None => told,
+            })
         }
         Ok(Discovery::NoDriver(why)) => Some(why),
         Err(error) => Some(Failure::from(error).to_string()),

@@ -31,6 +31,7 @@ fn machine() -> Discovery {
         driver: "550.54.14".to_owned(),
         cuda: "12.4".to_owned(),
         devices: vec![gpu(0, None), gpu(1, None), gpu(2, Some(3)), gpu(3, Some(0))],
+        lost: Vec::new(),
     })
 }
 
@@ -108,7 +109,12 @@ fn without_a_driver_only_what_was_asked_for_is_missed() {
     assert_eq!((set(&Ask::Unsaid), set(&Ask::None)), (Ok(0), Ok(0)));
     insta::assert_snapshot!(set(&Ask::All).unwrap_err(), @"GPUs `all` are asked for and cannot be had: no NVIDIA driver on this machine");
     insta::assert_snapshot!(set(&Ask::These(vec!["0".to_owned()])).unwrap_err(), @"GPUs `0` are asked for and cannot be had: no NVIDIA driver on this machine");
-    let empty = Discovery::Found(Inventory { driver: String::new(), cuda: String::new(), devices: Vec::new() });
+    let empty = Discovery::Found(Inventory {
+        driver: String::new(),
+        cuda: String::new(),
+        devices: Vec::new(),
+        lost: Vec::new(),
+    });
     assert!(resolve(&Ask::Unsaid, &empty).unwrap().is_empty());
     assert!(matches!(resolve(&Ask::All, &empty), Err(GpuError::NoDevices { .. })));
 }
@@ -120,4 +126,22 @@ fn a_set_has_the_spellings_of_workers_and_of_containers() {
     assert_eq!(set.visible_devices(), "GPU-0beef,MIG-21cafe");
     assert_eq!(GpuSet::default().worker_part(), "cpu");
     assert_eq!(GpuSet::default().visible_devices(), "void");
+}
+
+#[test]
+fn one_that_is_lost_is_named_so_and_left_out_of_all() {
+    let lost = |index, instance| LostGpu { index, instance, reason: "it fell off the bus".to_owned() };
+    let Discovery::Found(mut inventory) = machine() else { unreachable!() };
+    inventory.lost = vec![lost(2, Some(3)), lost(4, None)];
+    let found = Discovery::Found(inventory.clone());
+    let refused = |ask: &str| resolve(&ask.parse().unwrap(), &found).unwrap_err().to_string();
+    assert_eq!(refused("0,4"), "GPU 4 is lost: it fell off the bus");
+    assert_eq!(refused("4:0"), "GPU 4 is lost: it fell off the bus");
+    assert_eq!(refused("2:3"), "GPU 2:3 is lost: it fell off the bus");
+    assert!(refused("5").starts_with("there is no GPU `5`: there are 0, 1"), "{}", refused("5"));
+    assert!(refused("GPU-5").ends_with(", and lost: 2:3, 4"), "{}", refused("GPU-5"));
+    assert_eq!(resolve(&Ask::All, &found).unwrap().devices.len(), 5);
+    let all_lost = Discovery::Found(Inventory { devices: Vec::new(), ..inventory });
+    assert!(matches!(resolve(&Ask::All, &all_lost), Err(GpuError::Lost { .. })));
+    assert!(resolve(&Ask::Unsaid, &all_lost).unwrap().is_empty());
 }

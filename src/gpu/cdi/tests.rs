@@ -33,7 +33,7 @@ fn machine() -> Discovery {
     };
     partitioned.instances = vec![instance(0, "MIG-a"), instance(1, "MIG-b")];
     let devices = vec![gpu(0, 0, false), partitioned];
-    Discovery::Found(Inventory { driver: "550.54.14".to_owned(), cuda: "12.4".to_owned(), devices })
+    Discovery::Found(Inventory { driver: "550.54.14".to_owned(), cuda: "12.4".to_owned(), devices, lost: Vec::new() })
 }
 
 fn set(ask: &str) -> GpuSet {

@@ -262,8 +262,8 @@ fn a_device_that_is_lost_fails_its_task_alone_and_is_not_given_again_natively() 
     scene.change(0, "lost 999");
     assert_eq!(scene.listed(), [1, 2, 3]);
     let reason = scene.fails(&first);
-    let expected = format!("GPU lost: device 0 ({}) is not there any more (exit code 5)", uuid(0));
-    assert_eq!(reason, expected);
+    let why = "the driver fails on it: an internal driver error occurred";
+    assert_eq!(reason, format!("GPU lost: device 0 ({}) is not there any more: {why} (exit code 5)", uuid(0)));
     assert_eq!(scene.place.status(&second), "in_progress");
     let others = ["third", "fourth", "fifth"].map(|it| scene.waits(it, "one"));
     scene.has(&others[0], &[2]);
@@ -278,10 +278,48 @@ fn a_device_that_is_lost_fails_its_task_alone_and_is_not_given_again_natively() 
     scene.change(3, "lost 15");
     let last = scene.waits("last", "one");
     scene.has(&last, &[0]);
-    assert!(scene.fails(&others[1]).starts_with("GPU lost: device 3 "), "{}", scene.place.server.console(&others[1]));
+    let reason = scene.fails(&others[1]);
+    assert!(reason.starts_with("GPU lost: device 3 ") && reason.contains(": it fell off the bus"), "{reason}");
     for task in [&others[0], &others[2], &last] {
         scene.ends(task);
     }
+    daemon.stop();
+}
+
+#[test]
+fn an_instance_whose_device_is_lost_fails_its_task_alone_natively() {
+    let context = TestContext::warm();
+    let scene = Scene::new(&context);
+    let instances = ["b0b0b0b0", "b1b1b1b1"].map(|it| format!("MIG-{it}-0000-0000-0000-000000000000"));
+    let lines = instances.each_ref().map(|it| format!("mig {it} 10 NVIDIA H100 MIG 1g.10gb\n"));
+    let device = FOUR.lines().find(|it| it.contains(&uuid(1))).unwrap();
+    let change = |lost: &str| {
+        scene.driver.change(&FOUR.replace(device, format!("{device}\n{lost}{}", lines.concat()).trim_end()));
+    };
+    change("");
+    let tasks = ["first", "second", "third"].map(|it| scene.waits(it, "one"));
+    let arguments = ["--dynamic-gpus", "--gpus", "1:0,1:1,2", "--queue", "one=1"];
+    let daemon = scene.daemon(scene.place.server.api(), &base(), &arguments);
+    for (task, instance) in tasks.iter().zip(&instances) {
+        assert!(scene.said(task).starts_with(&format!("has {instance} nodes ")), "{}", scene.said(task));
+    }
+    scene.has(&tasks[2], &[2]);
+    change("lost 15\n");
+    let lost = "it fell off the bus or cannot be reached";
+    assert_eq!(
+        scene.fails(&tasks[0]),
+        format!("GPU lost: device 1:0 ({}) is not there any more: GPU 1 is lost: {lost} (exit code 5)", instances[0])
+    );
+    assert_eq!([&tasks[1], &tasks[2]].map(|it| scene.place.status(it)), ["in_progress", "in_progress"]);
+    // Nothing of the device is given again; who ends well all the same has ended well.
+    let next = scene.waits("next", "one");
+    scene.ends(&tasks[1]);
+    scene.free("box:dgpu1.0,1.1,2", &[]);
+    a_while();
+    assert_eq!(scene.place.queue("one"), [next.as_str()], "an instance of the lost device was given");
+    scene.ends(&tasks[2]);
+    scene.has(&next, &[2]);
+    scene.ends(&next);
     daemon.stop();
 }
 

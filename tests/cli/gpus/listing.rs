@@ -80,7 +80,7 @@ fn what_a_task_of_a_queue_would_get_is_told_from_what_is_free_now() {
 }
 
 #[test]
-fn those_that_fell_off_the_bus_are_not_there_and_a_driver_that_fails_is_told() {
+fn those_that_fell_off_the_bus_are_lost_and_a_driver_that_fails_is_told() {
     let context = TestContext::new();
     let driver = StandIn::install(&context, GPUS);
     let told = |first: u32, others: u32| {
@@ -97,12 +97,40 @@ fn those_that_fell_off_the_bus_are_not_there_and_a_driver_that_fails_is_told() {
         told["devices"].as_array().unwrap().iter().map(|it| it["index"].as_u64().unwrap()).collect()
     };
     assert_eq!(indices(&told(15, 0).success().stdout), [1, 2]);
+    let shown = asked(&context, &driver, &[]).run().success();
+    insta::assert_snapshot!(shown.shown_stdout(), @r"
+    driver 550.54.14, CUDA up to 12.4
+    gpu  name                                              memory      used  busy  compute  uuid
+    0    lost: it fell off the bus or cannot be reached
+    1    NVIDIA H100 80GB HBM3                           80.0 GiB  1.00 GiB        9.0      GPU-bbbbbbbb-0000-0000-0000-000000000000
+    1:0  NVIDIA H100 MIG 1g.10gb                         10.0 GiB                           MIG-b0b0b0b0-0000-0000-0000-000000000000
+    1:1  NVIDIA H100 MIG 1g.10gb                         10.0 GiB                           MIG-b1b1b1b1-0000-0000-0000-000000000000
+    2    NVIDIA GB10                                                         42 %  9.0      GPU-cccccccc-0000-0000-0000-000000000000
+    ");
+    let lost = json!([{"index": 0, "reason": "it fell off the bus or cannot be reached"}]);
+    assert_eq!(json(asked(&context, &driver, &[]))["lost"], lost);
+    let outcome = asked(&context, &driver, &["--gpus", "0,1"]).run().exits(66);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: GPU 0 is lost: it fell off the bus or cannot be reached
+    hint: Reset it (`nvidia-smi --gpu-reset`) or restart the machine; until then `--gpus` can name others.
+    ");
+    // Named, the others are listed alone.
+    assert_eq!(json(asked(&context, &driver, &["--gpus", "1:0,2"]))["lost"], json!([]));
     assert_eq!(indices(&told(999, 0).success().stdout), [1, 2]);
     assert_eq!(indices(&told(0, 999).success().stdout), [0]);
     assert!(indices(&told(15, 15).success().stdout).is_empty());
+    let outcome = asked(&context, &driver, &["--gpus", "all"]).run().exits(66);
+    assert!(outcome.stderr.contains("GPU 0 is lost: it fell off the bus"), "{}", outcome.stderr);
     // That all fail, and not of their own accord, is the driver's fault.
     let outcome = told(15, 999).exits(74);
     assert!(outcome.stderr.contains("the NVIDIA driver does not answer: a device failed"), "{}", outcome.stderr);
+    // An instance by itself, too.
+    driver.change(&GPUS.replacen("1g.10gb\n", "1g.10gb\nlost 999\n", 1));
+    let shown = asked(&context, &driver, &[]).ok();
+    let first = "\n1:0  lost: the driver fails on it: an internal driver error occurred\n1:1  NVIDIA H100 MIG";
+    assert!(shown.contains(first), "{shown}");
+    let outcome = asked(&context, &driver, &["--gpus", "1:0"]).run().exits(66);
+    assert!(outcome.stderr.contains("GPU 1:0 is lost: the driver fails on it"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub(crate) struct Registry {
     _server: Running,
     address: String,
     storage: PathBuf,
+    log: PathBuf,
 }
 
 /// A registry under a name of the world.
@@ -62,7 +63,7 @@ impl Registry {
             let end = rest.find(|it: char| it == '"' || it.is_whitespace())?;
             Some(rest[..end].to_owned())
         });
-        Self { _server: server, address, storage }
+        Self { _server: server, address, storage, log }
     }
 
     /// `127.0.0.1:PORT`.
@@ -109,6 +110,12 @@ impl Registry {
             std::net::TcpStream::connect((address, 443)).ok()
         });
         Known { _server: server, hosts, authorities }
+    }
+
+    /// What it was asked so far, a line of its log each.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let log = fs_err::read_to_string(&self.log).unwrap();
+        log.lines().filter(|it| it.contains(" HTTP/1.1\" ")).map(str::to_owned).collect()
     }
 
     /// The directory of what it stores.

@@ -216,15 +216,6 @@ fn tasks_share_the_devices_by_their_queues_least_and_most_natively() {
     for name in [worker, "box:gpu0,1", "box:gpu2,3"] {
         assert!(workers.iter().any(|it| it == name), "{name} in {workers:?}");
     }
-    // Of the devices of a task its own worker tells, and of nothing else.
-    for (name, busy) in [("box:gpu0,1", [10, 11]), ("box:gpu2,3", [12, 13])] {
-        let expected =
-            json!({ "gpu_usage": busy, "gpu_memory_used": [1024.0, 1024.0], "gpu_memory_free": [80896.0, 80896.0] });
-        wait_until(&format!("{name} tells {expected}"), || scene.figures(name) == expected);
-    }
-    let own = scene.figures(worker);
-    assert_eq!(own["gpu_usage"], json!([10, 11, 12, 13]), "{own}");
-    assert!(own["memory_used"].is_number(), "{own}");
     let (later_b, later_a) = (scene.waits("later b", "some"), scene.waits("later a", "pair"));
     // Whatever is asked of the server fails for a while: what runs goes on, what waits is served afterwards.
     tap.refuse(".", 12);
@@ -253,6 +244,15 @@ fn tasks_share_the_devices_by_their_queues_least_and_most_natively() {
     scene.ends(&most);
     scene.has(&large, &[0, 1]);
     scene.has(&small, &[2, 3]);
+    // Of the devices of a task its own worker tells, and of nothing else.
+    for (name, busy) in [("box:gpu0,1", [10, 11]), ("box:gpu2,3", [12, 13])] {
+        let expected =
+            json!({ "gpu_usage": busy, "gpu_memory_used": [1024.0, 1024.0], "gpu_memory_free": [80896.0, 80896.0] });
+        wait_until(&format!("{name} tells {expected}"), || scene.figures(name) == expected);
+    }
+    let own = scene.figures(worker);
+    assert_eq!(own["gpu_usage"], json!([10, 11, 12, 13]), "{own}");
+    assert!(own["memory_used"].is_number(), "{own}");
     scene.ends(&large);
     scene.ends(&small);
     for task in [&a, &b, &later_a, &later_b, &most, &large, &small] {

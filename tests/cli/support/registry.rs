@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::call::Running;
-use super::{Engine, TestContext, require, wait_for};
+use super::{Engine, TestContext, base, require, wait_for};
 
 /// A running registry; gone with the test.
 pub(crate) struct Registry {
@@ -74,6 +74,15 @@ impl Registry {
     /// A reference in this registry.
     pub(crate) fn reference(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
+    }
+
+    /// Pushes the tests' base into it; the reference.
+    #[track_caller]
+    pub(crate) fn push_base(&self, context: &TestContext, repository: &str) -> String {
+        let reference = self.reference(repository);
+        let copy = context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
+        copy.arg(format!("oci:{}:latest", base().display())).arg(format!("docker://{reference}")).ok();
+        reference
     }
 
     /// The same images under the name of a registry of the world, for whoever has `hosts` as /etc/hosts and believes

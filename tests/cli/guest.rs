@@ -5,25 +5,8 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::support::sample::{CHANGED, changed_clone, values};
 use crate::support::{Call, Server, Tap, TestContext, venv, wait_for, wait_until, write};
-
-/// A task that shows what its parameters are and writes what tasks write.
-const SAMPLE: &str = r#"
-import argparse
-from clearml import Task
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--rate", type=float, default=0.1)
-task = Task.init(project_name="demo", task_name="sample", auto_connect_frameworks=False)
-args = parser.parse_args()
-model = task.connect({"batch": 16, "nested": {"depth": 1}}, name="model")
-layers = task.connect_configuration({"layers": [1]}, name="layers")
-print("VALUES", args.epochs, args.rate, model["batch"], model["nested"]["depth"], layers["layers"], flush=True)
-for i in range(args.epochs):
-    task.get_logger().report_scalar("loss", "train", iteration=i, value=1.0 / (i + 1))
-task.upload_artifact("result", {"epochs": args.epochs}, wait_on_upload=True)
-"#;
 
 /// What an image has below `/opt/agent`, and the binary in it.
 struct Image<'a> {
@@ -82,41 +65,21 @@ fn terminate(pid: u32) {
     kill_process(pid, Signal::TERM).unwrap();
 }
 
-fn values(text: &str) -> String {
-    text.lines().find(|it| it.starts_with("VALUES")).unwrap_or_else(|| panic!("no values in {text}")).to_owned()
-}
-
 #[test]
 fn a_changed_parameter_has_the_same_effect_with_and_without_a_server() {
     let context = TestContext::new();
     let server = Server::start(&context);
-    let script = context.work().join("train.py");
-    write(&script, SAMPLE);
-    let python = venv().join("bin/python");
-    let recording = context.command(&python).arg(&script).env("CLEARML_CONFIG_FILE", server.config());
-    assert_eq!(values(&recording.ok()), "VALUES 2 0.1 16 1 [1]");
-    let found = server.call("tasks.get_all", &json!({ "name": "sample", "only_fields": ["id"] }));
-    let recorded = found["tasks"][0]["id"].as_str().unwrap().to_owned();
-    let clone = server.call("tasks.clone", &json!({ "task": recorded, "new_task_name": "changed" }));
-    let clone = clone["id"].as_str().unwrap().to_owned();
-    let changes = json!([
-        { "section": "Args", "name": "epochs", "value": "3" },
-        { "section": "model", "name": "nested/depth", "value": "9" },
-    ]);
-    server.call("tasks.edit_hyper_params", &json!({ "task": clone, "hyperparams": changes }));
-    let configuration = json!([{ "name": "layers", "value": "layers = [4, 5]", "type": "dictionary" }]);
-    server.call("tasks.edit_configuration", &json!({ "task": clone, "configuration": configuration }));
+    let clone = changed_clone(&context, &server);
     let record = server.call("tasks.get_by_id", &json!({ "task": clone }))["task"].clone();
-    let program = json!([python, "-u", "train.py"]);
+    let program = json!([venv().join("bin/python"), "-u", "train.py"]);
     let image = Image::new(&context, &launch(&context, "reuse_task", &clone, &program), &record);
 
     let online = image.with(&server).args(["--set", "Args/rate=0.5"]).run().success();
-    let expected = "VALUES 3 0.5 16 9 [4, 5]";
-    assert_eq!(values(&online.stdout), expected);
+    assert_eq!(values(&online.stdout), CHANGED);
     assert!(online.stderr.contains("secrets of the task were not given: A_TOKEN"), "{}", online.stderr);
     assert_eq!(server.status(&clone), "completed");
     let console = server.console(&clone);
-    assert_eq!(values(&console), expected);
+    assert_eq!(values(&console), CHANGED);
     assert!(console.contains("Process completed successfully"), "{console}");
     let task = server.call("tasks.get_by_id", &json!({ "task": clone }))["task"].clone();
     assert_eq!(task.pointer("/hyperparams/Args/rate/value"), Some(&json!("0.5")));
@@ -124,10 +87,10 @@ fn a_changed_parameter_has_the_same_effect_with_and_without_a_server() {
 
     let journal = context.path("journal");
     let offline = image.run().args(["--set", "Args/rate=0.5", "--journal"]).arg(&journal).run().success();
-    assert_eq!(values(&offline.stdout), expected);
+    assert_eq!(values(&offline.stdout), CHANGED);
     let read = |name: &str| fs_err::read_to_string(journal.join(name)).unwrap();
     assert!(read("events.jsonl").lines().count() >= 3);
-    assert_eq!(values(&read("console.log")), expected);
+    assert_eq!(values(&read("console.log")), CHANGED);
     let kept: Value = serde_json::from_str(&read("task.json")).unwrap();
     assert_eq!(kept.pointer("/execution/artifacts/0/key"), Some(&json!("result")));
     let uploaded = kept.pointer("/execution/artifacts/0/uri").unwrap().as_str().unwrap();

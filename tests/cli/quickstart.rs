@@ -1,6 +1,6 @@
 //! The README's first command, as a stranger runs it.
 
-use crate::support::{Engine, Registry, TestContext, base, require, user, write};
+use crate::support::{Engine, Registry, TestContext, require, user, write};
 
 /// What must be on the screen in the end, with and without Docker.
 fn shows_all(text: &str) {
@@ -66,9 +66,7 @@ fn quickstart_of_another_distribution_takes_its_base_from_a_registry() {
     require(Engine::Skopeo);
     let context = TestContext::warm();
     let registry = Registry::start(&context);
-    let from = format!("oci:{}:latest", base().display());
-    let to = format!("docker://{}", registry.reference("library/python:3.12-slim"));
-    context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false", &from, &to]).ok();
+    registry.push_base(&context, "library/python:3.12-slim");
     let known = registry.as_known_to_the_world(&context, "registry-1.docker.io");
     let release = context.path("os-release");
     write(&release, "NAME=\"Fedora Linux\"\nID=fedora\nVERSION_ID=43\n");

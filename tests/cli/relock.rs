@@ -13,15 +13,29 @@ use serde_json::{Value, json};
 
 use crate::build::{Sample, base_argument, built};
 use crate::support::images::{around, block};
-use crate::support::{Call, Registry, Server, TestContext, base, venv, write};
+use crate::support::{Call, Registry, Server, TestContext, venv, write};
 
 /// Where nobody listens.
 const NOBODY: &str = "http://127.0.0.1:9/simple";
 
-/// Pushes the tests' base under a name.
-fn push_base(context: &TestContext, reference: &str) {
-    let copy = context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
-    copy.arg(format!("oci:{}:latest", base().display())).arg(format!("docker://{reference}")).ok();
+/// The sample on a server of its own, on a base of a registry of its own.
+struct Scene<'a> {
+    server: Server,
+    sample: Sample<'a>,
+    registry: Registry,
+    /// The base.
+    image: String,
+    /// The task.
+    id: String,
+}
+
+impl<'a> Scene<'a> {
+    fn new(context: &'a TestContext) -> Self {
+        let (server, sample, registry) = (Server::start(context), Sample::new(context), Registry::start(context));
+        let image = registry.push_base(context, "library/base:1");
+        let id = create(&server, &sample, &image);
+        Self { server, sample, registry, image, id }
+    }
 }
 
 /// The sample on a server, as the SDK of a user who works on a branch records it.
@@ -80,12 +94,7 @@ fn without_index(call: Call) -> Call {
 #[test]
 fn a_lock_stands_on_a_machine_that_reaches_nothing_and_edits_are_locked_anew() {
     let context = TestContext::warm();
-    let server = Server::start(&context);
-    let sample = Sample::new(&context);
-    let registry = Registry::start(&context);
-    let image = registry.reference("library/base:1");
-    push_base(&context, &image);
-    let id = create(&server, &sample, &image);
+    let Scene { server, sample, registry, image, id } = Scene::new(&context);
     let first = lock(&context, &server, &id, |call| call);
     block(writeback::after_build(&client(&server), &id, &first)).unwrap();
 
@@ -142,8 +151,7 @@ fn a_locked_build_of_a_known_task_asks_nobody_for_what_moves() {
     let context = TestContext::warm();
     let sample = Sample::new(&context);
     let registry = Registry::start(&context);
-    let image = registry.reference("library/base:1");
-    push_base(&context, &image);
+    let image = registry.push_base(&context, "library/base:1");
     let mut task = sample.task.clone();
     task["script"]["version_num"] = json!("");
     task["script"]["diff"] = json!("");
@@ -175,17 +183,11 @@ fn a_locked_build_of_a_known_task_asks_nobody_for_what_moves() {
 #[test]
 fn another_base_is_locked_anew_with_what_stands_on_it() {
     let context = TestContext::warm();
-    let server = Server::start(&context);
-    let sample = Sample::new(&context);
-    let registry = Registry::start(&context);
-    let image = registry.reference("library/base:1");
-    push_base(&context, &image);
-    let id = create(&server, &sample, &image);
+    let Scene { server, registry, id, .. } = Scene::new(&context);
     let first = lock(&context, &server, &id, |call| call);
     block(writeback::after_build(&client(&server), &id, &first)).unwrap();
     // The same image under another name: nothing that stands on it moves.
-    let same = registry.reference("library/same:2");
-    push_base(&context, &same);
+    let same = registry.push_base(&context, "library/same:2");
     let edited = clone(&server, &id, &json!({"container": {"image": same}}));
     let second = lock(&context, &server, &edited, without_index);
     assert_ne!(second.base.name, first.base.name);
@@ -214,13 +216,8 @@ fn another_base_is_locked_anew_with_what_stands_on_it() {
 #[test]
 fn a_forced_image_is_what_it_is_whatever_the_task_carries() {
     let context = TestContext::warm();
-    let server = Server::start(&context);
-    let sample = Sample::new(&context);
-    let registry = Registry::start(&context);
-    let (image, other) = (registry.reference("library/base:1"), registry.reference("library/other:1"));
-    push_base(&context, &image);
-    push_base(&context, &other);
-    let id = create(&server, &sample, &image);
+    let Scene { server, registry, image, id, .. } = Scene::new(&context);
+    let other = registry.push_base(&context, "library/other:1");
     let first = lock(&context, &server, &id, |call| call);
     let another = clone(&server, &id, &json!({"container": {"image": other}}));
     let second = lock(&context, &server, &another, |call| call);
@@ -273,12 +270,7 @@ fn a_repositorys_own_requirements_stand_while_they_say_the_same() {
 #[test]
 fn a_task_that_names_its_image_is_built_again_on_the_images_own_base() {
     let context = TestContext::warm();
-    let server = Server::start(&context);
-    let sample = Sample::new(&context);
-    let registry = Registry::start(&context);
-    let image = registry.reference("library/base:1");
-    push_base(&context, &image);
-    let id = create(&server, &sample, &image);
+    let Scene { server, registry, image, id, .. } = Scene::new(&context);
     let target = registry.reference("team/train:1");
     let build = |context: &TestContext, id: &str, more: &[&str]| -> Value {
         let call = context.agent().args(["--json", "build", "--id", id, "--entry-point", "reuse_task"]).args(more);

@@ -82,14 +82,6 @@ fn lent() -> Vec<PathBuf> {
     paths
 }
 
-/// The tests' base in a registry.
-fn push_base(context: &TestContext, registry: &Registry) -> String {
-    let reference = registry.reference("library/base:1");
-    let copy = context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
-    copy.arg(format!("oci:{}:latest", base().display())).arg(format!("docker://{reference}")).ok();
-    reference
-}
-
 /// The digest of the manifest that a registry has under a name.
 fn in_registry(context: &TestContext, reference: &str) -> String {
     let inspect = context.command("skopeo").args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}"]);
@@ -104,7 +96,7 @@ fn json(text: &str) -> Value {
 fn wheels_alone_are_built_and_pushed_as_anybody_in_a_docker_container() {
     let context = TestContext::new();
     let registry = Registry::start(&context);
-    let (base, target) = (push_base(&context, &registry), registry.reference("team/train:1"));
+    let (base, target) = (registry.push_base(&context, "library/base:1"), registry.reference("team/train:1"));
     let task = Sample::new(&context).file().display().to_string();
     // The original's own libraries would be system packages.
     write(&context.home().join("clearml.conf"), "agent.docker_install_opencv_libs: false\n");
@@ -132,7 +124,7 @@ fn wheels_alone_are_built_and_pushed_as_anybody_in_a_docker_container() {
 fn what_a_sandbox_made_before_is_found_and_pushed_as_anybody_in_a_docker_container() {
     let context = TestContext::new();
     let registry = Registry::start(&context);
-    let (base, target) = (push_base(&context, &registry), registry.reference("team/train:1"));
+    let (base, target) = (registry.push_base(&context, "library/base:1"), registry.reference("team/train:1"));
     let task = Sample::new(&context).file().display().to_string();
     let arguments = ["build", "--json", "--task", &task, "--docker", &base, "--apt", "libgomp1", "--target", &target];
     let output = format!("type=oci,dest={}", context.path("image").display());
@@ -153,7 +145,7 @@ fn what_a_sandbox_made_before_is_found_and_pushed_as_anybody_in_a_docker_contain
 fn where_no_sandbox_can_be_had_a_docker_container_says_why_before_it_fetches_anything() {
     let context = TestContext::new();
     let registry = Registry::start(&context);
-    let base = push_base(&context, &registry);
+    let base = registry.push_base(&context, "library/base:1");
     let sample = Sample::new(&context);
     let task = sample.file().display().to_string();
     let lock = |name: &str, more: &[&str]| {

@@ -23,7 +23,10 @@ pub(in crate::daemon) async fn tell_again(client: &Client, units: &[Record]) -> 
     let over = units.iter().filter(|it| it.phase == Phase::Done && it.since >= lately);
     // What went back into its queue is taken anew, whatever its status.
     let told = |it: &&Record| !matches!(it.verdict, None | Some(Verdict::Leave { .. } | Verdict::Again { .. }));
-    let over: BTreeMap<&str, &Record> = over.filter(told).map(|it| (it.task.as_str(), it)).collect();
+    // Of a task that was run again only the last run has it.
+    let mut over: Vec<&Record> = over.filter(told).collect();
+    over.sort_by_key(|it| it.since);
+    let over: BTreeMap<&str, &Record> = over.into_iter().map(|it| (it.task.as_str(), it)).collect();
     if over.is_empty() {
         return Ok(Vec::new());
     }

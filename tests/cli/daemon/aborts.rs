@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::keeper::{Keeper, in_both_engines};
+use super::keeper::{Keeper, flag, in_both_engines, in_each_engine};
 use super::{Daemon, Place, a_while};
 use crate::support::{Tap, TestContext, wait_until};
 
@@ -124,24 +124,30 @@ fn while_it_runs_natively() {
     scene.daemon.stop();
 }
 
-#[test]
-fn while_its_last_lines_are_sent_the_program_has_done_its_work_natively() {
+fn while_its_last_lines_are_sent_the_program_has_done_its_work(keeper: Option<Keeper>) {
     let context = TestContext::warm();
-    let scene = Scene::new(&context);
-    let task = scene.place.task("one", "queue", 9.0, 0);
-    scene.place.is_up(&task);
-    assert_eq!(scene.place.console(&task, "done "), 0);
+    let scene = Scene::with(&context, &[flag(keeper)]);
+    let place = &scene.place;
+    let task = place.stays("one", "");
+    place.is_up(&task);
     scene.tap.refuse("events.add_batch", usize::MAX);
-    wait_until("it has ended", || scene.place.phase(&task).as_deref() == Some("drain"));
+    place.let_go(&task);
+    wait_until("it has ended", || place.phase(&task).as_deref() == Some("drain"));
+    assert!(keeper.is_none_or(|it| it.running(place, &task).is_empty()));
     scene.stop(&task);
     a_while();
-    assert_eq!((scene.place.status(&task).as_str(), scene.place.console(&task, "done ")), ("in_progress", 0));
+    assert_eq!((place.status(&task).as_str(), place.console(&task, "done ")), ("in_progress", 0));
     scene.tap.refuse("events.add_batch", 0);
-    scene.place.becomes(&task, "completed");
-    scene.place.ran_once(&task);
-    scene.place.runs_are_over();
+    place.becomes(&task, "completed");
+    place.ran_once(&task);
+    place.runs_are_over();
+    if let Some(keeper) = keeper {
+        keeper.is_rid_of(place, &task);
+        keeper.forget(place, &[&task]);
+    }
     scene.daemon.stop();
 }
+in_each_engine!(while_its_last_lines_are_sent_the_program_has_done_its_work);
 
 /// Takes its time to end when it is asked to.
 const TIDY: &str = "\

@@ -2,23 +2,37 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Call, Server, TestContext};
+use super::Place;
+use crate::support::{Call, TestContext, wait_until, write};
+
+/// A terminal with a program in it. It closes when a file is there.
+const TERMINAL: &str = "\
+import os, pty, select, sys
+program, terminal = pty.fork()
+if not program:
+    os.execvp(sys.argv[2], sys.argv[2:])
+while not os.path.exists(sys.argv[1]):
+    if select.select([terminal], [], [], 0.05)[0]:
+        sys.stdout.buffer.write(os.read(terminal, 4096))
+        sys.stdout.flush()
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]))
+";
 
 /// The daemons of a test; those in the background end with it.
 struct Daemons<'a> {
-    context: &'a TestContext,
-    server: Server,
+    place: Place<'a>,
 }
 
-impl Daemons<'_> {
+impl<'a> Daemons<'a> {
+    fn new(context: &'a TestContext) -> Self {
+        Self { place: Place::new(context) }
+    }
+
     fn call(&self, words: &[&str]) -> Call {
-        let call = self.context.agent().env("CLEARML_CONFIG_FILE", self.server.config());
-        call.env("AGENT_STATE_DIR", self.context.path("state"))
-            .env("CLEARML_WORKER_NAME", "box")
-            .arg("daemon")
-            .args(words)
+        self.place.agent().arg("daemon").args(words)
     }
 
     fn json(&self, words: &[&str]) -> Value {
@@ -41,7 +55,7 @@ impl Drop for Daemons<'_> {
 #[test]
 fn a_daemon_goes_to_the_background_is_shown_and_stopped_by_the_words_that_started_it() {
     let context = TestContext::new();
-    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    let daemons = Daemons::new(&context);
     assert_eq!(daemons.call(&["--status"]).ok(), "no daemon runs on this machine");
     let words = ["--queue", "high", "low", "--create-queue", "--cpu-only", "--uptime", "0 MON-SUN"];
     let started = daemons.json(&[&words[..], &["-d", "--git-user", "ada", "--git-pass", "a-secret-word"]].concat());
@@ -73,7 +87,7 @@ fn a_daemon_goes_to_the_background_is_shown_and_stopped_by_the_words_that_starte
 #[test]
 fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() {
     let context = TestContext::new();
-    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    let daemons = Daemons::new(&context);
     let start = |more: &[&str]| {
         let words = [&["--queue", "work", "--create-queue", "--cpu-only"][..], more].concat();
         daemons.call(&words).env("CLEARML_WORKER_ID", "me")
@@ -91,9 +105,41 @@ fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() 
 }
 
 #[test]
+fn a_terminal_that_closes_ends_no_daemon() {
+    let context = TestContext::warm();
+    let daemons = Daemons::new(&context);
+    let (place, closed, output) = (&daemons.place, context.path("closed"), context.path("terminal.log"));
+    for queue in ["behind", "before"] {
+        place.server.call("queues.create", &json!({ "name": queue }));
+    }
+    let line = "\"$0\" daemon --cpu-only --queue behind -d && exec \"$0\" daemon --cpu-only --queue before";
+    let call = place.with(context.command("python3")).args(["-c", TERMINAL]).arg(&closed);
+    let mut terminal = call.args(["sh", "-c", line, env!("CARGO_BIN_EXE_agent")]).spawn(&output);
+    wait_until("both serve", || daemons.running().len() == 2);
+    let error_of = |it: &Value| {
+        let link = fs_err::read_link(format!("/proc/{}/fd/2", it["process"]["pid"])).unwrap();
+        link.display().to_string()
+    };
+    let started = daemons.running();
+    let before = started.iter().find(|it| it["worker"] == "box:cpu:1").unwrap();
+    assert!(error_of(before).starts_with("/dev/pts/"), "{started:?}");
+    write(&closed, "");
+    wait_until("the terminal is gone", || error_of(before).ends_with(" (deleted)"));
+    for queue in ["behind", "before"] {
+        let task = place.task("one", queue, 0.0, 0);
+        place.becomes(&task, "completed");
+        place.ran_once(&task);
+    }
+    let processes = |all: &[Value]| all.iter().map(|it| it["process"].clone()).collect::<Vec<_>>();
+    assert_eq!(processes(&daemons.running()), processes(&started));
+    daemons.call(&["--stop", "box:cpu:0", "box:cpu:1"]).ok();
+    assert_eq!(terminal.wait(), Some(0), "{}", fs_err::read_to_string(&output).unwrap());
+}
+
+#[test]
 fn prometheus_reads_what_a_daemon_does() {
     let context = TestContext::new();
-    let daemons = Daemons { context: &context, server: Server::start(&context) };
+    let daemons = Daemons::new(&context);
     let words = ["--queue", "work", "--create-queue", "--cpu-only", "-d", "--metrics-listen", "127.0.0.1:0"];
     daemons.json(&words);
     let address = daemons.running()[0]["about"]["metrics"].as_str().unwrap().to_owned();

@@ -34,6 +34,14 @@ while not os.path.exists('/lent/go-' + os.environ['CLEARML_TASK_ID']):
     time.sleep(0.05)
 ";
 
+/// What the server keeps of a worker, which it tells nobody whole.
+const WORKER: &str = "\
+import sqlite3, sys
+server = sqlite3.connect('file:%s?mode=ro' % sys.argv[1], uri=True)
+for body, in server.execute('SELECT body FROM workers WHERE id = ?', sys.argv[2:]):
+    print(body)
+";
+
 pub(super) struct Scene<'a> {
     pub(super) place: Place<'a>,
     pub(super) driver: StandIn,
@@ -147,8 +155,7 @@ impl<'a> Scene<'a> {
 
     /// What devices there are from now on: the four, one with a line below it.
     fn change(&self, index: usize, line: &str) {
-        let device = FOUR.lines().find(|it| it.contains(&uuid(index))).unwrap();
-        self.driver.change(&FOUR.replace(device, &format!("{device}\n{line}")));
+        self.driver.change(&FOUR.replace(device(index), &format!("{}\n{line}", device(index))));
     }
 
     /// `agent gpus`: the indices of what is there.
@@ -156,6 +163,14 @@ impl<'a> Scene<'a> {
         let call = self.place.agent().env("AGENT_DRIVER_ROOT", self.driver.root()).args(["--json", "gpus"]);
         let inventory: Value = serde_json::from_str(&call.ok()).unwrap();
         inventory["devices"].as_array().unwrap().iter().map(|it| it["index"].as_u64().unwrap()).collect()
+    }
+
+    /// What the server was last told of what a worker's machine does.
+    fn figures(&self, worker: &str) -> Value {
+        let database = self.place.server.data().join("server.db");
+        let call = self.place.context.command("python3").args(["-c", WORKER]).arg(database).arg(worker);
+        let body = call.ok();
+        serde_json::from_str::<Value>(&body).map_or(Value::Null, |mut it| it["machine_stats"].take())
     }
 
     /// Waits until the server is told that these devices are free.
@@ -172,6 +187,11 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// The driver's line of a device.
+fn device(index: usize) -> &'static str {
+    FOUR.lines().find(|it| it.contains(&uuid(index))).unwrap()
+}
+
 pub(super) fn uuid(index: usize) -> String {
     format!("GPU-{}-0000-0000-0000-000000000000", ["a", "b", "c", "d"][index].repeat(8))
 }
@@ -181,6 +201,9 @@ fn tasks_share_the_devices_by_their_queues_least_and_most_natively() {
     let context = TestContext::warm();
     let scene = Scene::new(&context);
     let tap = Tap::before(scene.place.server.api());
+    // Each is busy in a way of its own.
+    let busy = |index: usize| format!("{}\nbusy {}", device(index), 10 + index);
+    scene.driver.change(&(0..4).fold(FOUR.to_owned(), |gpus, it| gpus.replace(device(it), &busy(it))));
     // Behind in time, ahead in priority.
     let (b, a) = (scene.waits("b", "some"), scene.waits("a", "pair"));
     let daemon =
@@ -221,6 +244,15 @@ fn tasks_share_the_devices_by_their_queues_least_and_most_natively() {
     scene.ends(&most);
     scene.has(&large, &[0, 1]);
     scene.has(&small, &[2, 3]);
+    // Of the devices of a task its own worker tells, and of nothing else.
+    for (name, busy) in [("box:gpu0,1", [10, 11]), ("box:gpu2,3", [12, 13])] {
+        let expected =
+            json!({ "gpu_usage": busy, "gpu_memory_used": [1024.0, 1024.0], "gpu_memory_free": [80896.0, 80896.0] });
+        wait_until(&format!("{name} tells {expected}"), || scene.figures(name) == expected);
+    }
+    let own = scene.figures(worker);
+    assert_eq!(own["gpu_usage"], json!([10, 11, 12, 13]), "{own}");
+    assert!(own["memory_used"].is_number(), "{own}");
     scene.ends(&large);
     scene.ends(&small);
     for task in [&a, &b, &later_a, &later_b, &most, &large, &small] {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde_json::json;
 
-use super::Place;
 use super::keeper::{DOCKER, PODMAN};
+use super::{Daemon, Place};
 use crate::support::{Dockerd, Server, TestContext, wait_until};
 
 /// A world whose tasks stay until they are let go.
@@ -41,6 +41,18 @@ impl<'a> Host<'a> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+    }
+
+    /// Kills everything, a daemon among it, while one task runs and another one waits; the two, when the server is there again.
+    fn goes_down_with_a_task(&mut self, daemon: Daemon) -> (String, String) {
+        let dies = self.place.stays("dies", "");
+        self.place.is_up(&dies);
+        let next = self.place.task("next", "queue", 0.0, 0);
+        self.power_cut();
+        daemon.kill();
+        self.server_again();
+        assert_eq!(self.place.status(&dies), "in_progress");
+        (dies, next)
     }
 
     /// Fails unless a task that was killed is told to be lost, once and for this reason, and the next one runs.
@@ -152,14 +164,8 @@ fn what_goes_on_is_attended_and_what_was_killed_is_told_once_in_docker() {
     host.place.becomes(&lives, "completed");
     host.place.ran_once(&lives);
 
-    let dies = host.place.stays("dies", "");
-    host.place.is_up(&dies);
-    let next = host.place.task("next", "queue", 0.0, 0);
-    host.power_cut();
-    second.kill();
+    let (dies, next) = host.goes_down_with_a_task(second);
     dockerd.kill();
-    host.server_again();
-    assert_eq!(host.place.status(&dies), "in_progress");
     let dockerd = Dockerd::start(&root);
     let third = daemon(&host, &dockerd);
     host.is_told_once(&dies, &next, "its container went down with the engine or the machine");
@@ -175,12 +181,7 @@ fn what_was_killed_is_told_once_in_podman() {
     let mut host = Host::new(&context);
     let arguments = ["--queue", "queue", keeper.flag, "--cpu-only"];
     let first = host.place.daemon("daemon", &arguments);
-    let dies = host.place.stays("dies", "");
-    host.place.is_up(&dies);
-    let next = host.place.task("next", "queue", 0.0, 0);
-    host.power_cut();
-    first.kill();
-    host.server_again();
+    let (dies, next) = host.goes_down_with_a_task(first);
     let second = host.place.daemon("daemon", &arguments);
     host.is_told_once(&dies, &next, "its container did not leave an exit code");
     second.stop();

@@ -17,6 +17,11 @@ pub(super) struct Keeper {
 pub(super) const DOCKER: Keeper = Keeper { engine: Engine::Docker, program: "docker", flag: "--docker" };
 pub(super) const PODMAN: Keeper = Keeper { engine: Engine::Podman, program: "podman", flag: "--podman" };
 
+/// What has `agent daemon` and `agent execute` run tasks in an engine, or natively.
+pub(super) fn flag(keeper: Option<Keeper>) -> &'static str {
+    keeper.map_or("--native", |it| it.flag)
+}
+
 impl Keeper {
     /// Fails if it is not there.
     #[track_caller]
@@ -91,4 +96,27 @@ macro_rules! in_both_engines {
     };
 }
 
+/// The same, and natively.
+macro_rules! in_each_engine {
+    ($name:ident) => {
+        mod $name {
+            #[test]
+            fn docker() {
+                super::$name(Some(crate::daemon::keeper::DOCKER.required()));
+            }
+
+            #[test]
+            fn podman() {
+                super::$name(Some(crate::daemon::keeper::PODMAN.required()));
+            }
+
+            #[test]
+            fn natively() {
+                super::$name(None);
+            }
+        }
+    };
+}
+
 pub(super) use in_both_engines;
+pub(super) use in_each_engine;

@@ -16,6 +16,7 @@ mod lent;
 mod lines;
 mod order;
 mod pipeline;
+mod ports;
 mod services;
 mod standalone;
 
@@ -101,10 +102,14 @@ impl<'a> Place<'a> {
 
     /// The program under test, which knows the server and this world's state.
     fn agent(&self) -> Call {
-        let agent = self.context.agent().env("CLEARML_CONFIG_FILE", self.server.config());
-        let agent = agent.env("AGENT_STATE_DIR", self.state()).env("CLEARML_WORKER_NAME", "box");
-        agent
-            .env("CLEARML_AGENT_QUEUE_POLL_FREQ_SEC", "0.3")
+        self.with(self.context.agent())
+    }
+
+    /// A program with that in its environment.
+    fn with(&self, call: Call) -> Call {
+        let call = call.env("CLEARML_CONFIG_FILE", self.server.config());
+        let call = call.env("AGENT_STATE_DIR", self.state()).env("CLEARML_WORKER_NAME", "box");
+        call.env("CLEARML_AGENT_QUEUE_POLL_FREQ_SEC", "0.3")
             .env("CLEARML_DOCKER_IMAGE", format!("oci:{}", base().display()))
             .env("CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS", "false")
     }

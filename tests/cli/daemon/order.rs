@@ -1,10 +1,10 @@
 //! Which task is next, and how many run at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::{Place, a_while, by_start};
+use super::{Daemon, Place, a_while, by_start};
 use crate::support::{TestContext, wait_until};
 
 #[test]
@@ -60,24 +60,36 @@ fn services_run_together_up_to_their_limit_each_as_a_worker_of_its_own() {
     assert_eq!(place.workers(), [""; 0]);
 }
 
+/// Two daemons on one host and one on another, which share nothing but the server.
 #[test]
-fn two_daemons_on_one_queue_run_each_task_once() {
+fn daemons_of_two_hosts_on_one_queue_run_each_task_once() {
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let tasks: Vec<String> = (0..20).map(|it| place.task(&it.to_string(), "shared", 0.0, 0)).collect();
+    let tasks: Vec<String> = (0..30).map(|it| place.task(&it.to_string(), "shared", 0.0, 0)).collect();
     let arguments = ["--services-mode", "2", "--queue", "shared"];
-    let (one, two) = (place.daemon("one", &arguments), place.daemon("two", &arguments));
+    let elsewhere = place.agent().env("AGENT_STATE_DIR", context.path("elsewhere"));
+    let elsewhere = elsewhere.env("HOME", context.path("home-elsewhere")).env("CLEARML_WORKER_NAME", "other");
+    let daemons = [
+        place.daemon("one", &arguments),
+        place.daemon("two", &arguments),
+        place.daemon_of(elsewhere, "three", &arguments),
+    ];
     for task in &tasks {
         place.becomes(task, "completed");
     }
     tasks.iter().for_each(|it| place.ran_once(it));
-    let workers: BTreeSet<String> = tasks
-        .iter()
-        .map(|it| place.field(it, "last_worker").as_str().unwrap().split(":service").next().unwrap().to_owned())
-        .collect();
-    assert_eq!(workers, BTreeSet::from(["box:cpu:0".to_owned(), "box:cpu:1".to_owned()]));
-    one.stop();
-    two.stop();
+    let worker = |task: &String| {
+        let worker = place.field(task, "last_worker").as_str().unwrap().to_owned();
+        worker.split(":service").next().unwrap().to_owned()
+    };
+    let mut ran = BTreeMap::<String, usize>::new();
+    tasks.iter().for_each(|it| *ran.entry(worker(it)).or_default() += 1);
+    assert_eq!(ran.keys().collect::<Vec<_>>(), ["box:cpu:0", "box:cpu:1", "other:cpu:0"], "{ran:?}");
+    // Each has written down what it ran itself, and nothing else.
+    let units = |state: &str| fs_err::read_dir(context.path(state).join("runs")).unwrap().count();
+    assert_eq!((units("state"), units("elsewhere")), (30 - ran["other:cpu:0"], ran["other:cpu:0"]));
+    assert!(place.queue("shared").is_empty());
+    daemons.into_iter().for_each(Daemon::stop);
 }
 
 #[test]

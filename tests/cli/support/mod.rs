@@ -14,6 +14,7 @@ mod index;
 mod registry;
 mod repository;
 mod require;
+pub(crate) mod sample;
 mod server;
 mod tap;
 mod wait;

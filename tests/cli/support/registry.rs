@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::call::Running;
-use super::{Engine, TestContext, require, wait_for};
+use super::{Engine, TestContext, base, require, wait_for};
 
 /// A running registry; gone with the test.
 pub(crate) struct Registry {
     _server: Running,
     address: String,
     storage: PathBuf,
+    log: PathBuf,
 }
 
 /// A registry under a name of the world.
@@ -62,7 +63,7 @@ impl Registry {
             let end = rest.find(|it: char| it == '"' || it.is_whitespace())?;
             Some(rest[..end].to_owned())
         });
-        Self { _server: server, address, storage }
+        Self { _server: server, address, storage, log }
     }
 
     /// `127.0.0.1:PORT`.
@@ -73,6 +74,15 @@ impl Registry {
     /// A reference in this registry.
     pub(crate) fn reference(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
+    }
+
+    /// Pushes the tests' base into it; the reference.
+    #[track_caller]
+    pub(crate) fn push_base(&self, context: &TestContext, repository: &str) -> String {
+        let reference = self.reference(repository);
+        let copy = context.command("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false"]);
+        copy.arg(format!("oci:{}:latest", base().display())).arg(format!("docker://{reference}")).ok();
+        reference
     }
 
     /// The same images under the name of a registry of the world, for whoever has `hosts` as /etc/hosts and believes
@@ -109,6 +119,12 @@ impl Registry {
             std::net::TcpStream::connect((address, 443)).ok()
         });
         Known { _server: server, hosts, authorities }
+    }
+
+    /// What it was asked so far, a line of its log each.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let log = fs_err::read_to_string(&self.log).unwrap();
+        log.lines().filter(|it| it.contains(" HTTP/1.1\" ")).map(str::to_owned).collect()
     }
 
     /// The directory of what it stores.

@@ -30,10 +30,19 @@ impl Server {
 
     /// The same with a directory of another name; a directory used before goes on as it was left.
     pub(crate) fn start_in(context: &TestContext, name: &str) -> Self {
+        Self::launch(context, name, "127.0.0.1")
+    }
+
+    /// One that is reached from other networks, at an address of this machine.
+    pub(crate) fn start_at(context: &TestContext, address: &str) -> Self {
+        Self::launch(context, "server", address)
+    }
+
+    fn launch(context: &TestContext, name: &str, address: &str) -> Self {
         let data = context.path(name);
         let output = context.path(format!("{name}.log"));
         let _ = fs_err::remove_file(&output);
-        let call = context.agent().args(["--json", "server", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
+        let call = context.agent().args(["--json", "server", "--listen", &format!("{address}:0"), "--data"]).arg(&data);
         let mut program = call.spawn(&output);
         let said: Value = wait_for("the server says where it listens", || {
             let text = fs_err::read_to_string(&output).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! What the program prints: passed on as it comes, and kept line by line for the server; under an executor also byte for
 //! byte where it mounts a spool.
 //!
-//! A thread of its own reads both pipes, because writing to our own output may block for as long as nobody reads it,
-//! and signals and the server must not wait for that.
+//! A thread of its own reads both pipes, because writing to our own output ([`super::passing`]) may block for as long as
+//! nobody reads it, and signals and the server must not wait for that. What is read is kept before it is passed on.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fs_err as fs;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::passing::{Passing, Target};
 use crate::clearml::events::{Level, Line};
 use crate::spool::{OutputWriter, Spool};
 
@@ -121,14 +122,6 @@ impl Console {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Target {
-    Output,
-    Errors,
-    #[cfg(test)]
-    Nowhere,
-}
-
 struct Stream {
     file: Option<std::fs::File>,
     target: Target,
@@ -144,21 +137,20 @@ impl Stream {
         Self { file: Some(pipe.into()), target, unfinished: Vec::new(), since: Instant::now(), begun: false }
     }
 
-    /// Takes what there is: passes it on and records what is whole.
-    fn take(&mut self, buffer: &mut [u8], recorder: &Recorder, copy: &mut Option<OutputWriter>) {
-        let Some(file) = &mut self.file else { return };
+    /// Takes what there is and records what is whole; what is to be passed on.
+    fn take<'a>(&mut self, buffer: &'a mut [u8], recorder: &Recorder, copy: &mut Option<OutputWriter>) -> &'a [u8] {
+        let Some(file) = &mut self.file else { return &[] };
         let size = match file.read(buffer) {
             Ok(0) => 0,
             Ok(size) => size,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return &[],
             Err(_) => 0,
         };
         if size == 0 {
             self.file = None;
             self.end(recorder);
-            return;
+            return &[];
         }
-        self.pass_on(&buffer[..size]);
         if let Some(Err(error)) = copy.as_mut().map(|it| it.write(&buffer[..size])) {
             super::tell(&format!("agent: warning: the output is not kept on this machine any more: {error}\n"));
             *copy = None;
@@ -178,6 +170,7 @@ impl Stream {
         if self.unfinished.len() > LONGEST {
             self.record(whole(&self.unfinished[..LONGEST]), false, recorder);
         }
+        &buffer[..size]
     }
 
     /// Records so much of the line, to its end or not.
@@ -196,19 +189,6 @@ impl Stream {
         if !text.is_empty() {
             recorder.put(Level::Debug, text);
         }
-    }
-
-    fn pass_on(&self, bytes: &[u8]) {
-        // A reader that is gone must not stop the program.
-        let _ = match self.target {
-            Target::Output => {
-                let mut output = io::stdout().lock();
-                output.write_all(bytes).and_then(|()| output.flush())
-            }
-            Target::Errors => io::stderr().lock().write_all(bytes),
-            #[cfg(test)]
-            Target::Nowhere => Ok(()),
-        };
     }
 
     /// Records what there is of a line that has waited for its end; part of a character waits on.
@@ -230,11 +210,14 @@ impl Stream {
 
 fn pump(mut streams: [Stream; 2], recorder: &Recorder, mut copy: Option<OutputWriter>, finish: &AtomicBool) {
     let mut buffer = vec![0; 16 * 1024];
+    // Nobody misses what is kept.
+    let mut passing = if copy.is_some() { Passing::beside() } else { Passing::default() };
     while streams.iter().any(|it| it.file.is_some()) {
         let ready = readable(&streams);
         let quiet = !ready.contains(&true);
         for (stream, _) in streams.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            stream.take(&mut buffer, recorder, &mut copy);
+            let target = stream.target;
+            passing.pass_on(target, stream.take(&mut buffer, recorder, &mut copy));
         }
         for stream in &mut streams {
             if stream.since.elapsed() > UNFINISHED {
@@ -248,6 +231,7 @@ fn pump(mut streams: [Stream; 2], recorder: &Recorder, mut copy: Option<OutputWr
     for stream in &mut streams {
         stream.end(recorder);
     }
+    passing.finish();
 }
 
 /// Which streams have something, or have ended; waits a moment for one.

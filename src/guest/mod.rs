@@ -25,6 +25,7 @@ mod help;
 mod offline;
 mod online;
 mod parameters;
+mod passing;
 mod settings;
 mod supervise;
 

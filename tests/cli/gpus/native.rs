@@ -81,6 +81,12 @@ fn a_run_has_exactly_the_devices_it_was_given() {
     computed on 00000000-0000-0000-0000-000000000000 Stand-in
     devices 1
     ");
+    // Of all of them one that is lost is left out, and that is said.
+    world.driver.change(&GPUS.replace("GB10\n", "GB10\nlost 15\n"));
+    let outcome = world.run(&["--gpus", "all"]).run().success();
+    let warning = "warning: GPU 2 is lost and left out: it fell off the bus";
+    assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains(" nvidia0 nvidia3 nvidiactl\n"), "{}", outcome.stdout);
 }
 
 #[test]

@@ -1,23 +1,29 @@
 //! `agent daemon --detached`, and what ends and shows it.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::Place;
-use crate::support::{Call, TestContext, wait_until, write};
+use crate::support::{Call, Running, TestContext, wait_until, write};
 
-/// A terminal with a program in it. It closes when a file is there.
+/// A terminal with a program in it. It closes when a file is there, which goes with it.
 const TERMINAL: &str = "\
-import os, pty, select, sys
+import os, pty, select, sys, time
 program, terminal = pty.fork()
 if not program:
     os.execvp(sys.argv[2], sys.argv[2:])
 while not os.path.exists(sys.argv[1]):
-    if select.select([terminal], [], [], 0.05)[0]:
-        sys.stdout.buffer.write(os.read(terminal, 4096))
-        sys.stdout.flush()
+    try:
+        if select.select([terminal], [], [], 0.05)[0]:
+            sys.stdout.buffer.write(os.read(terminal, 4096))
+            sys.stdout.flush()
+    except OSError:
+        # Nobody writes to it any more.
+        time.sleep(0.05)
 os.close(terminal)
+os.unlink(sys.argv[1])
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]))
 ";
 
@@ -35,12 +41,40 @@ impl<'a> Daemons<'a> {
         self.place.agent().arg("daemon").args(words)
     }
 
+    /// Runs a line of shell in a terminal.
+    fn in_terminal(&self, line: &str, words: &[&str]) -> Terminal {
+        let (closes, output) = (self.place.context.path("closes"), self.place.context.path("terminal.log"));
+        let call = self.place.with(self.place.context.command("python3")).args(["-c", TERMINAL]).arg(&closes);
+        let call = call.args(["sh", "-c", line, env!("CARGO_BIN_EXE_agent")]).args(words);
+        Terminal { program: call.spawn(&output), closes, output }
+    }
+
     fn json(&self, words: &[&str]) -> Value {
         serde_json::from_str(&self.call(words).arg("--json").ok()).unwrap()
     }
 
     fn running(&self) -> Vec<Value> {
         self.json(&["--status"])["daemons"].as_array().unwrap().clone()
+    }
+}
+
+/// A terminal and what runs in it.
+struct Terminal {
+    program: Running,
+    closes: PathBuf,
+    output: PathBuf,
+}
+
+impl Terminal {
+    fn close(&self) {
+        write(&self.closes, "");
+        wait_until("the terminal closes", || !self.closes.exists());
+    }
+
+    /// Waits for the end of what runs in it; its exit code.
+    fn ends(mut self) -> i32 {
+        let code = self.program.wait();
+        code.unwrap_or_else(|| panic!("{}", fs_err::read_to_string(&self.output).unwrap()))
     }
 }
 
@@ -108,13 +142,12 @@ fn a_worker_id_has_one_daemon_and_the_second_says_so_also_from_the_background() 
 fn a_terminal_that_closes_ends_no_daemon() {
     let context = TestContext::warm();
     let daemons = Daemons::new(&context);
-    let (place, closed, output) = (&daemons.place, context.path("closed"), context.path("terminal.log"));
+    let place = &daemons.place;
     for queue in ["behind", "before"] {
         place.server.call("queues.create", &json!({ "name": queue }));
     }
     let line = "\"$0\" daemon --cpu-only --queue behind -d && exec \"$0\" daemon --cpu-only --queue before";
-    let call = place.with(context.command("python3")).args(["-c", TERMINAL]).arg(&closed);
-    let mut terminal = call.args(["sh", "-c", line, env!("CARGO_BIN_EXE_agent")]).spawn(&output);
+    let terminal = daemons.in_terminal(line, &[]);
     wait_until("both serve", || daemons.running().len() == 2);
     let error_of = |it: &Value| {
         let link = fs_err::read_link(format!("/proc/{}/fd/2", it["process"]["pid"])).unwrap();
@@ -123,8 +156,8 @@ fn a_terminal_that_closes_ends_no_daemon() {
     let started = daemons.running();
     let before = started.iter().find(|it| it["worker"] == "box:cpu:1").unwrap();
     assert!(error_of(before).starts_with("/dev/pts/"), "{started:?}");
-    write(&closed, "");
-    wait_until("the terminal is gone", || error_of(before).ends_with(" (deleted)"));
+    terminal.close();
+    assert!(error_of(before).ends_with(" (deleted)"), "{}", error_of(before));
     for queue in ["behind", "before"] {
         let task = place.task("one", queue, 0.0, 0);
         place.becomes(&task, "completed");
@@ -133,7 +166,29 @@ fn a_terminal_that_closes_ends_no_daemon() {
     let processes = |all: &[Value]| all.iter().map(|it| it["process"].clone()).collect::<Vec<_>>();
     assert_eq!(processes(&daemons.running()), processes(&started));
     daemons.call(&["--stop", "box:cpu:0", "box:cpu:1"]).ok();
-    assert_eq!(terminal.wait(), Some(0), "{}", fs_err::read_to_string(&output).unwrap());
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn a_terminal_that_closes_stops_what_is_executed_in_it_unless_that_was_started_with_nohup() {
+    let context = TestContext::warm();
+    let daemons = Daemons::new(&context);
+    let place = &daemons.place;
+    let (ends, stays) = (place.draft("ends", 600.0, 0), place.stays("stays", ""));
+    let [plain, nohup] = ["", "nohup "].map(|it| format!("exec {it}\"$0\" execute --id \"$1\" --cpu-only"));
+    let terminal = daemons.in_terminal(&plain, &[&ends]);
+    place.is_up(&ends);
+    terminal.close();
+    place.becomes(&ends, "stopped");
+    assert_eq!((place.field(&ends, "status_reason"), place.console(&ends, "done ")), (json!("user abort"), 0));
+    assert_ne!(terminal.ends(), 0);
+
+    let terminal = daemons.in_terminal(&nohup, &[&stays]);
+    place.is_up(&stays);
+    terminal.close();
+    place.let_go(&stays);
+    assert_eq!(terminal.ends(), 0);
+    place.ran_once(&stays);
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Unit {
     async fn say_later(&self, text: &str) {
         sleep(self.pace.say).await;
         self.say(text);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Sends what is in a spool, until the server has all of it that it ever will.

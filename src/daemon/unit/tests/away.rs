@@ -11,7 +11,7 @@ use crate::run::ContainerEngine;
 use crate::run::Outcome;
 
 /// Longer than a unit waits that is to end, shorter than anything else here.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 const DONE: Outcome = Outcome::Exited { code: 0, out_of_memory: false };
 

@@ -32,7 +32,7 @@ pub(super) const PACE: Pace = Pace {
     pause: Duration::from_millis(20),
     longest: Duration::from_millis(80),
     orphan: Duration::from_millis(200),
-    leave: Duration::from_millis(800),
+    leave: Duration::from_millis(1500),
     late: Duration::from_millis(300),
     probe: Duration::from_millis(200),
 };

@@ -46,10 +46,13 @@ impl Target {
     }
 }
 
+/// What is to go where.
+type Piece = (Target, Vec<u8>);
+
 /// Passes on at once, or beside.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
-    beside: Option<(SyncSender<(Target, Vec<u8>)>, JoinHandle<()>)>,
+    beside: Option<(SyncSender<Piece>, JoinHandle<()>)>,
     /// Bytes that nobody read in time.
     missed: u64,
 }
@@ -57,7 +60,7 @@ pub(super) struct Passing {
 impl Passing {
     /// Passes on beside.
     pub(super) fn beside() -> Self {
-        let (sender, receiver) = sync_channel::<(Target, Vec<u8>)>(WAITING);
+        let (sender, receiver) = sync_channel::<Piece>(WAITING);
         let thread = std::thread::spawn(move || receiver.into_iter().for_each(|(target, bytes)| target.write(&bytes)));
         Self { beside: Some((sender, thread)), missed: 0 }
     }

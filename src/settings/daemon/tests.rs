@@ -227,6 +227,10 @@ fn lines_of_the_documentation_help_and_templates_mean_something() {
             assert!(asked.is_ok(), "{source}: {line:?}: {asked:?}");
         }
     }
+    // What runs outlives the service, whose processes are told to leave it, and has control groups of its own.
+    for setting in ["Type=notify", "KillMode=process", "KillSignal=SIGUSR2", "Delegate=yes"] {
+        assert!(unit.lines().any(|it| it == setting), "{setting}");
+    }
     let session = || Session { environment: Environment::default(), config_file: None };
     for (text, least) in [(page, 3), (of_execute.as_str(), 4)] {
         let lines = lines_of(text, "execute");

@@ -61,9 +61,7 @@ fn a_daemon_with_another_engine_and_another_name_of_the_server_attends_what_dock
     keeper.forget(&place, &[&task]);
 }
 
-#[test]
-fn queues_take_turns_have_priorities_and_services_a_limit_in_docker() {
-    let keeper = DOCKER.required();
+fn queues_take_turns_have_priorities_and_services_a_limit(keeper: Keeper) {
     let context = TestContext::warm();
     let place = Place::new(&context);
     let [low, high] = ["low", "high"].map(|queue| ["one", "two"].map(|it| place.task(it, queue, 0.0, 0)));
@@ -95,6 +93,7 @@ fn queues_take_turns_have_priorities_and_services_a_limit_in_docker() {
         keeper.forget(&place, &[task]);
     }
 }
+in_both_engines!(queues_take_turns_have_priorities_and_services_a_limit);
 
 #[test]
 fn a_service_of_podman_that_is_killed_is_started_again_and_loses_nothing() {

@@ -139,3 +139,22 @@ fn whoever_started_it_may_tell_the_end() {
     task.execute().arg("--disable-monitoring").run().exits(5);
     assert_eq!(task.server.status(&task.id), "in_progress");
 }
+
+#[test]
+fn what_a_run_resolved_stands_in_its_task() {
+    let context = TestContext::warm();
+    let task = Task::new(&context, &NATIVELY, "import six\nprint('six', six.__version__)\n");
+    let script = json!({ "requirements": { "pip": "six\n" } });
+    task.server.call("tasks.edit", &json!({ "task": task.id, "force": true, "script": script }));
+    let said = task.execute().run().success().stdout;
+    let version = said.trim().strip_prefix("six ").unwrap();
+    let document = task.document(&task.id);
+    let requirements = &document["script"]["requirements"];
+    assert_eq!(
+        (&requirements["pip"], &requirements["org_pip"]),
+        (&json!([format!("six=={version}")]), &json!("six\n"))
+    );
+    let lock = &document["configuration"]["agent-lock"];
+    assert_eq!((&lock["name"], &lock["type"]), (&json!("agent-lock"), &json!("text")));
+    assert!(lock["value"].as_str().unwrap().contains(&format!("version = \"{version}\"")), "{lock}");
+}

@@ -74,7 +74,8 @@ async fn whoever_started_it_stops_it_in_every_phase() {
     for phase in PHASES {
         let (world, mut unit) = staying_in(phase).await;
         unit.asks.send(Ask::Stop).unwrap();
-        let UnitEnd::Settled { status, reason, .. } = unit.ends().await else { panic!("{phase:?}") };
+        let end = unit.ends().await;
+        let UnitEnd::Settled { status, reason, .. } = end else { panic!("{phase:?}: {end:?} {:?}", unit.notes) };
         assert_eq!((status.as_str(), reason.as_str()), ("stopped", "user abort"), "{phase:?}");
         assert_eq!(world.status().await, "stopped", "{phase:?}");
         assert!(!world.engine.is_running() && !builds(&world), "{phase:?}");

@@ -80,10 +80,10 @@ pub struct DaemonArgs {
 }
 
 /// Short flags without a value, which may stand in one word with `-d`.
-const SHORT: &str = "dOqv";
+const SHORT: &str = "dOq";
 
 /// Reads `-d` behind `daemon` as the original does: detached, in `-dO` too. Everywhere else it is `--debug`.
-pub(super) fn detached(mut arguments: Vec<OsString>) -> Vec<OsString> {
+pub(crate) fn detached(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if super::task::verb(&arguments).is_none_or(|it| it != "daemon") {
         return arguments;
     }

@@ -18,7 +18,7 @@ use crate::ui::text;
 /// [`detach::DetachError`], or the records' of this machine's daemons.
 pub async fn detach(settings: &DaemonSettings, context: &Context) -> Result<u8, Failure> {
     let (state, secrets) = (settings.execution.state.clone(), settings.execution.build_environment.clone());
-    let arguments: Vec<_> = std::env::args_os().collect();
+    let arguments = crate::cli::daemon::detached(std::env::args_os().collect());
     let Detached { pid, log, record } = blocking(move || detach::detach(&state, &arguments, &secrets)).await?;
     let worker = record.map(|it| it.worker);
     if context.ui.is_json() {

@@ -82,7 +82,7 @@ pub struct Detached {
     pub record: Option<Record>,
 }
 
-/// Starts this program anew in the background with the same arguments.
+/// Starts this program anew in the background with the same arguments, in which `--detached` has no other spelling.
 ///
 /// # Errors
 /// [`DetachError`]; [`super::instances::InstanceError`] where the daemons' records cannot be read.
@@ -162,10 +162,8 @@ fn in_background(arguments: &[OsString], log: &Path) -> Vec<OsString> {
     let mut kept: Vec<OsString> = Vec::new();
     while let Some(word) = words.next() {
         let text = word.to_string_lossy();
-        let after_verb = kept.iter().any(|it| it == "daemon");
         match text.split('=').next().unwrap_or_default() {
             "--detached" => {}
-            "-d" if after_verb => {}
             "--git-pass" => {
                 if !text.contains('=') {
                     words.next();
@@ -205,9 +203,10 @@ mod tests {
     #[test]
     fn secrets_and_what_has_been_done_leave_the_command_line() {
         let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
-        let line = "agent -d daemon -d --queue a b --git-pass pw --gpus 0 --git-pass=pw --detached --git-user ada";
+        let line =
+            "agent -d daemon --detached -O --queue a b --git-pass pw --gpus 0 --git-pass=pw --detached --git-user ada";
         let kept = in_background(&words(line), Path::new("/s/l"));
-        assert_eq!(kept, words("-d daemon --queue a b --gpus 0 --git-user ada --background-log /s/l"));
+        assert_eq!(kept, words("-d daemon -O --queue a b --gpus 0 --git-user ada --background-log /s/l"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn a_daemon_goes_to_the_background_is_shown_and_stopped_by_the_words_that_starte
     for part in ["box:cpu:0", "native, GPUs: none", "high, low", "0-24 MON-SUN", "tasks     none", log] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
-    let second = daemons.json(&["--queue", "other", "--create-queue", "--cpu-only", "-d"]);
+    let second = daemons.json(&["--queue", "other", "--create-queue", "--cpu-only", "-dO"]);
     assert_eq!(second["worker"], "box:cpu:1");
     let stopped = daemons.call(&[&words[..], &["--stop"]].concat()).run().exits(0);
     assert_eq!(stopped.stdout.trim(), "box:cpu:0 is stopped");

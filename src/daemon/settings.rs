@@ -61,6 +61,10 @@ pub struct Limits {
     pub silence: Duration,
     /// Making the image ready and starting it (`agent.start_timeout_sec`).
     pub start: Duration,
+    /// Running it (`agent.run_timeout_sec`); without a limit where there is none.
+    pub run: Option<Duration>,
+    /// As `run`, without a byte of output (`agent.run_silence_timeout_sec`).
+    pub quiet: Option<Duration>,
     /// Between TERM and KILL (`agent.stop_grace_sec`).
     pub grace: Duration,
 }

@@ -39,6 +39,7 @@ pub fn settle(known: &Known<'_>) -> Verdict {
         Some(Wish::Leave { status }) => return leave(status),
         Some(Wish::Stop { by: WishedBy::Server }) => return stopped("task was stopped by tasks.stop"),
         Some(Wish::Stop { by: WishedBy::User }) => return stopped("user abort"),
+        Some(Wish::Limit { reason }) => return Verdict::Failed { reason: reason.clone() },
         None if state.asks_to_stop() && !is_success(known.end) => return stopped("task was stopped by tasks.stop"),
         None => {}
     }

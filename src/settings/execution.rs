@@ -54,6 +54,8 @@ pub(super) fn merge(
             build: Duration::from_secs(executor.build_timeout),
             silence: Duration::from_secs(executor.no_progress_timeout),
             start: Duration::from_secs(executor.start_timeout),
+            run: executor.run_timeout.map(Duration::from_secs),
+            quiet: executor.run_silence_timeout.map(Duration::from_secs),
             grace: Duration::from_secs(executor.stop_grace),
         },
         images: Bounds { most: executor.task_images_max, unused: DAY.saturating_mul(executor.task_images_days) },

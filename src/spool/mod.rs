@@ -41,7 +41,7 @@ mod sent;
 pub use drain::{DrainError, drain};
 pub use end::{LeftEnd, ProgramEnd};
 pub use error::SpoolError;
-pub use output::{OUTPUT, OutputReader, OutputWriter, Piece};
+pub use output::{OUTPUT, OutputReader, OutputWriter, Piece, last_output};
 pub use owner::Owner;
 use owner::{OwnerFile, lock, read_owner};
 use records::{Records, create_segment, segment_path, segments};

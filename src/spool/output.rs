@@ -13,6 +13,7 @@
 
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
@@ -23,6 +24,14 @@ pub const OUTPUT: &str = "output";
 const SEGMENTS: u64 = 8;
 /// The most that is read at once.
 const READ: usize = 256 << 10;
+
+/// When the last of a run's output was kept in a spool; none where there is none.
+#[must_use]
+pub fn last_output(spool: &Path) -> Option<SystemTime> {
+    let directory = spool.join(OUTPUT);
+    let last = *starts(&directory).ok()?.last()?;
+    fs::symlink_metadata(path(&directory, last)).ok()?.modified().ok()
+}
 
 /// The writing end.
 #[derive(Debug)]

@@ -128,6 +128,11 @@ pub enum Wish {
         /// By whom.
         by: WishedBy,
     },
+    /// It is to be stopped: it has taken too long, and the task has failed.
+    Limit {
+        /// What was not done in which time.
+        reason: String,
+    },
     /// It is to be stopped; the task is somebody else's now.
     Leave {
         /// The task's status, or what became of it.

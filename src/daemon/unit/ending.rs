@@ -186,6 +186,7 @@ impl Unit {
             (Some(Wish::Stop { .. }), Ending::Stopped) => {
                 Some((Level::Error, "User aborted: stopping task before it ran".to_owned()))
             }
+            (Some(Wish::Limit { reason }), _) => Some((Level::Error, format!("Process failed: {reason}"))),
             (Some(_), _) => None,
             (None, Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None }) => None,
             (None, end) => Some((Level::Error, format!("Process failed: {}", settle::reason(end)))),

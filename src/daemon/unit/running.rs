@@ -1,7 +1,7 @@
 //! From the finished image to the end of the container: the engine's part.
 
 use std::future::ready;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -14,7 +14,7 @@ use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{EngineKind, Found, Outcome};
-use crate::spool::{LeftEnd, Spool, SpoolError};
+use crate::spool::{LeftEnd, Spool, SpoolError, last_output};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
@@ -189,6 +189,7 @@ impl Unit {
         let ended = tokio::select! {
             outcome = self.outcome() => Ok(outcome),
             interruption = self.interrupted() => Err(interruption),
+            reason = self.overdue() => Err(Interruption::Wish(Wish::Limit { reason })),
         };
         match ended {
             Ok(outcome) => self.ran(outcome).await,
@@ -238,6 +239,27 @@ impl Unit {
             self.note(format!("waiting for {}: {failure}", engine.name()));
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
+        }
+    }
+
+    /// Comes when the run takes too long, or has printed nothing for too long; what to say of it.
+    async fn overdue(&self) -> String {
+        let limits = self.executor.settings.limits;
+        let began =
+            SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(self.record().since).unwrap_or_default());
+        let over = |since: SystemTime, limit: Duration| since.elapsed().is_ok_and(|it| it >= limit);
+        if limits.run.is_none() && limits.quiet.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(limit) = limits.run.filter(|it| over(began, *it)) {
+                return format!("the run was not over within {} s", limit.as_secs());
+            }
+            let printed = || last_output(&self.entry.spool()).map_or(began, |it| it.max(began));
+            if let Some(limit) = limits.quiet.filter(|it| over(printed(), *it)) {
+                return format!("the run printed nothing for {} s", limit.as_secs());
+            }
+            sleep(self.pace.poll).await;
         }
     }
 

@@ -10,7 +10,7 @@ use super::world::{Act, World};
 use crate::daemon::journal::Phase;
 use crate::digest::Digest;
 use crate::run::{Outcome, RunImage};
-use crate::spool::{LeftEnd, Owner, ProgramEnd, Spool};
+use crate::spool::{LeftEnd, OutputWriter, Owner, ProgramEnd, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
     UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
@@ -145,6 +145,37 @@ async fn a_program_that_goes_on_without_its_engine_is_waited_for() {
     drop(spool);
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
     assert!(!world.engine.calls().contains(&"start"), "{:?}", world.engine.calls());
+}
+
+#[tokio::test]
+async fn a_run_may_take_no_longer_and_be_silent_no_longer_than_was_said() {
+    let second = Some(Duration::from_secs(1));
+    for (run, quiet, reason) in
+        [(second, None, "the run was not over within 1 s"), (None, second, "the run printed nothing for 1 s")]
+    {
+        let mut world = World::queued().await;
+        world.settings.retries = 3;
+        (world.settings.limits.run, world.settings.limits.quiet) = (run, quiet);
+        let UnitEnd::Settled { status, reason: told, .. } = world.begin().ends().await else { panic!("{reason}") };
+        assert_eq!((status.as_str(), told.as_str()), ("failed", reason));
+        assert!(!world.engine.is_running() && world.console().await.contains(&format!("Process failed: {reason}\n")));
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_prints_now_and_then_is_not_silent() {
+    let mut world = World::queued().await;
+    world.settings.limits.quiet = Some(Duration::from_secs(2));
+    let mut unit = world.begin();
+    unit.reaches(Phase::Run).await;
+    let run = world.journal().all().unwrap().units[0].run.clone();
+    let mut output = OutputWriter::open(&world.journal().spool(&run), 1 << 20).unwrap();
+    for _ in 0..16 {
+        output.write(b".").unwrap();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+    assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@
 //!
 //! A record is its length (u32, little endian), the CRC-32 of its bytes (u32) and a JSON [`Line`]. It is written in one
 //! call, so that a process killed at any instant leaves at most one torn record at a segment's end, which readers skip;
-//! a later opening begins a new segment. Bytes are bounded: when there are too many, the oldest segment is dropped and a
-//! line says how many lines are lost. A batch is noted before it is sent and after the server has it, so that after a
+//! a later opening begins a new segment. Bytes are bounded: when there are too many, the oldest segment is dropped, and
+//! has one line in its place that says how many lines are lost. A batch is noted before it is sent and after the server has it, so that after a
 //! kill in between [`drain`] can ask the server which of the two it was: lines arrive once.
 
 use std::io::{self, Read as _, Seek, SeekFrom, Write};
@@ -54,6 +54,8 @@ const SEGMENTS: u64 = 8;
 /// No record is longer; what says so is torn.
 const RECORD: usize = 4 << 20;
 const HEADER: usize = 8;
+/// What follows the number in the line that stands where lines were dropped.
+const DROPPED: &str = " console lines were dropped here: the server was away and the spool was full\n";
 /// No file besides the segments is longer.
 const SMALL: u64 = 64 << 10;
 
@@ -187,10 +189,7 @@ impl Spool {
         if self.written > 0 && self.written + bytes.len() as u64 > self.limit / SEGMENTS {
             self.rotate()?;
         }
-        let mut record = Vec::with_capacity(HEADER + bytes.len());
-        record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        record.extend(crc32fast::hash(&bytes).to_le_bytes());
-        record.extend(&bytes);
+        let record = record_of(&bytes);
         if let Err(error) = self.file.write_all(&record) {
             // Part of the record may be there: cut it off, so that what follows can be read.
             self.file.set_len(self.written)?;
@@ -241,7 +240,9 @@ impl Spool {
     /// Whatever writing gives.
     pub fn sent(&mut self, batch: &Batch) -> io::Result<()> {
         let last = batch.events().pop().map_or(self.last, |it| it.timestamp);
-        self.advance(batch.to, last)
+        // What was dropped while it was on its way has another line in its place now.
+        let replaced = batch.from != self.sent && batch.to.segment <= self.sent.segment;
+        self.advance(if replaced { self.sent } else { batch.to }, last)
     }
 
     /// How far the server has it: changes whenever it takes something.
@@ -307,23 +308,36 @@ impl Spool {
         self.file = create_segment(&self.directory, self.segment)?;
         self.written = 0;
         let there = segments(&self.directory)?;
-        if (there.len() as u64) <= SEGMENTS {
+        // In the place of those that went before stands a line that says so.
+        let gap = there.first().map(|it| self.gap(*it)).transpose()?.flatten();
+        let oldest = usize::from(gap.is_some());
+        if (there.len() - oldest) as u64 <= SEGMENTS {
             return Ok(());
         }
-        let oldest = there[0];
-        let mut reader = Records::open(&self.directory, oldest, self.place(oldest))?;
+        let segment = there[oldest];
+        let mut reader = Records::open(&self.directory, segment, self.place(segment))?;
         let (mut lost, mut timestamp) = (0, 0);
         while let Some(line) = reader.next()? {
             lost += 1;
             timestamp = line.timestamp;
         }
-        fs::remove_file(segment_path(&self.directory, oldest))?;
-        self.sent = self.sent.max(Place { segment: oldest + 1, offset: 0 });
-        self.flight = None;
-        self.note()?;
         self.dropped += lost;
-        let msg = format!("{lost} console lines were dropped here: the server was away and the spool was full\n");
-        self.append(&Line { timestamp, level: Level::Warning, msg })
+        let msg = format!("{}{DROPPED}", lost + gap.unwrap_or(0));
+        let line = serde_json::to_vec(&Line { timestamp, level: Level::Warning, msg })?;
+        crate::fs::write_whole(&segment_path(&self.directory, segment), &record_of(&line), 0o644)?;
+        if gap.is_some() {
+            fs::remove_file(segment_path(&self.directory, there[0]))?;
+        }
+        self.sent = Place { segment, offset: 0 };
+        self.flight = None;
+        self.note()
+    }
+
+    /// How many lines the one line of a segment says were dropped; none of one that has others.
+    fn gap(&self, segment: u64) -> io::Result<Option<u64>> {
+        let mut reader = Records::open(&self.directory, segment, 0)?;
+        let Some(line) = reader.next()?.filter(|it| it.level == Level::Warning) else { return Ok(None) };
+        Ok(line.msg.strip_suffix(DROPPED).and_then(|it| it.parse().ok()))
     }
 }
 
@@ -350,6 +364,15 @@ fn escaped(text: &str) -> usize {
         _ => 1,
     };
     text.bytes().map(length).sum()
+}
+
+/// A record as it lies on disk.
+fn record_of(bytes: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(HEADER + bytes.len());
+    record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    record.extend(crc32fast::hash(bytes).to_le_bytes());
+    record.extend(bytes);
+    record
 }
 
 #[cfg(test)]

@@ -99,8 +99,35 @@ fn without_room_the_oldest_lines_go_and_it_is_said() {
     assert!(size < 12 * 1024, "{size}");
     assert!(spool.dropped() > 0);
     let batch = spool.next(usize::MAX).unwrap().unwrap();
-    assert!(batch.lines.iter().any(|it| it.level == Level::Warning && it.msg.contains("were dropped here")));
-    assert!(batch.lines.last().unwrap().msg.starts_with("line 499 "));
+    // The line that says so stands where they were, once, and all that follow are there.
+    let kept = batch.lines.len() - 1;
+    assert_eq!((batch.lines[0].level, &batch.lines[0].msg), (Level::Warning, &format!("{}{DROPPED}", 500 - kept)));
+    for (line, number) in batch.lines[1..].iter().zip(500 - kept..) {
+        assert!(line.msg.starts_with(&format!("line {number} ")), "{number}: {}", line.msg);
+    }
+    assert!(batch.lines.windows(2).all(|it| it[0].timestamp <= it[1].timestamp));
+    drop(spool);
+    let mut spool = Spool::adopt(dir.path()).unwrap().unwrap();
+    assert_eq!(texts(&spool.next(usize::MAX).unwrap().unwrap()).len(), kept + 1);
+}
+
+#[test]
+fn what_is_dropped_while_it_is_sent_is_said_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), owner(), 8 * 1024).unwrap();
+    let long = |number: i64| line(number, &format!("line {number} {}\n", "x".repeat(40)));
+    for number in 0..50 {
+        spool.append(&long(number)).unwrap();
+    }
+    let batch = spool.next(200).unwrap().unwrap();
+    spool.sending(&batch).unwrap();
+    for number in 50..500 {
+        spool.append(&long(number)).unwrap();
+    }
+    spool.sent(&batch).unwrap();
+    let next = spool.next(usize::MAX).unwrap().unwrap();
+    assert!(next.lines[0].msg.ends_with(DROPPED), "{}", next.lines[0].msg);
+    assert!(next.lines.last().unwrap().msg.starts_with("line 499 "));
 }
 
 #[test]

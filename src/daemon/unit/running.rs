@@ -20,6 +20,8 @@ use crate::spool::{LeftEnd, Spool, SpoolError, last_output};
 const FAILURES: u32 = 10;
 /// How long an engine may take to kill a run, after the time that the run itself may take.
 const KILLING: Duration = Duration::from_secs(60);
+/// How often ports are looked for again where somebody else was quicker.
+const PORTS: u32 = 3;
 /// How long the driver may take to say which devices there are.
 const COUNTING: Duration = Duration::from_secs(30);
 
@@ -86,7 +88,7 @@ impl Unit {
             Err(SpoolError::InUse(_)) => {}
             opened => opened?,
         }
-        let spec = match self.spec().await? {
+        let mut spec = match self.spec().await? {
             Ok(spec) => spec,
             Err(failure) => return self.failed("the run cannot be started", &failure),
         };
@@ -97,11 +99,23 @@ impl Unit {
             lines.close().await;
         }
         self.entry.update(|it| it.may_run = true)?;
-        let begins = || -> BoxFuture<'_, _> {
-            // An engine that goes down while it starts a run may have started it, and come back knowing nothing of that.
-            if self.has_begun() { Box::pin(ready(Ok(()))) } else { engine.start(&spec) }
+        let mut again = PORTS;
+        let started = loop {
+            let begins = || -> BoxFuture<'_, _> {
+                // An engine that goes down while it starts a run may have started it, and come back knowing nothing of
+                // that.
+                if self.has_begun() { Box::pin(ready(Ok(()))) } else { engine.start(&spec) }
+            };
+            match self.attempt(limit, begins).await {
+                // Another run may have been given it in the same moment.
+                Came::Failed(failure) if again > 0 && is_port_taken(&failure) => again -= 1,
+                started => break started,
+            }
+            spec = match self.spec().await? {
+                Ok(spec) => spec,
+                Err(failure) => return self.failed("the run cannot be started", &failure),
+            };
         };
-        let started = self.attempt(limit, begins).await;
         if let Some(watch) = &self.watch
             && matches!(started, Came::Done(()))
         {
@@ -383,6 +397,14 @@ impl Unit {
         let found = timeout(COUNTING, tokio::task::spawn_blocking(move || lost(&gpus))).await;
         found.map_or(None, Result::unwrap_or_default)
     }
+}
+
+/// Whether an engine says that somebody else has a port that was free a moment ago.
+fn is_port_taken(failure: &Failure) -> bool {
+    let said = failure.to_string();
+    ["port is already allocated", "address already in use", "ports are not available"]
+        .iter()
+        .any(|it| said.contains(it))
 }
 
 /// A device that was there and is not any more, for people.

@@ -148,6 +148,18 @@ async fn a_program_that_goes_on_without_its_engine_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_port_that_another_run_was_given_in_the_same_moment_is_chosen_anew() {
+    let world = World::queued().await;
+    world.engine.starts.lock().unwrap().extend([Act::Taken, Act::Taken]);
+    world.engine.ends_with(0);
+    assert_eq!(world.begin().ends().await, settled("completed", "worker execution done", 0));
+    assert_eq!(world.engine.specs.lock().unwrap().len(), 1);
+    world.engine.starts.lock().unwrap().extend([Act::Taken; 4]);
+    let UnitEnd::Settled { status, reason, .. } = world.begin().ends().await else { panic!("it does not end") };
+    assert!(status == "failed" && reason.contains("port is already allocated"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_run_may_take_no_longer_and_be_silent_no_longer_than_was_said() {
     let second = Some(Duration::from_secs(1));
     for (run, quiet, reason) in

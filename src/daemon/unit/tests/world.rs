@@ -362,6 +362,8 @@ text = "{{}}"
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Act {
     Fail(Kind),
+    /// Somebody else has a port of the run's.
+    Taken,
     Hang,
     /// Starts the run, whose program leaves this of its end, and goes down knowing nothing of it.
     Forget(LeftEnd),
@@ -438,6 +440,9 @@ impl Fake {
         match act {
             None => Ok(()),
             Some(Act::Fail(kind)) => Err(Broken(kind).into()),
+            Some(Act::Taken) => {
+                Err(std::io::Error::other("Bind for 0.0.0.0:8080 failed: port is already allocated").into())
+            }
             Some(Act::Hang) => std::future::pending().await,
             Some(Act::Forget(_) | Act::Orphan) => Err(Broken(Kind::Unreachable).into()),
         }

@@ -133,7 +133,8 @@ fn is_here(executor: &Executor, record: &Record) -> bool {
 }
 
 /// Whether two addresses are one, in whatever spelling.
-fn is_same_server(one: &str, other: &str) -> bool {
+#[must_use]
+pub fn is_same_server(one: &str, other: &str) -> bool {
     let parts = |text: &str| {
         let url: Url = text.parse().ok()?;
         let host = match url.host()? {

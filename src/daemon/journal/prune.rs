@@ -30,10 +30,13 @@ impl Journal {
         let (mut kept, mut size) = (0, 0);
         for record in self.all()?.units.iter().filter(|it| it.phase == Phase::Done) {
             let directory = self.directory(&record.run);
-            kept += 1;
-            size += size_of(&directory);
-            if kept > most || size > bytes {
+            let own = size_of(&directory);
+            // The newest stays, however large it is, and what goes takes no room of those before it.
+            if kept > 0 && (kept >= most || size + own > bytes) {
                 let _ = fs::remove_dir_all(&directory);
+            } else {
+                kept += 1;
+                size += own;
             }
         }
         for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))?.flatten() {

@@ -45,6 +45,9 @@ impl Explain for QueueError {
 
     fn hints(&self) -> Vec<String> {
         match self {
+            Self::Unknown { name, near, .. } if name.contains('=') && near.is_empty() => {
+                vec!["`NAME=NUMBER` says how many GPUs a queue's tasks have: it belongs to --dynamic-gpus.".to_owned()]
+            }
             Self::Unknown { near, id, .. } => {
                 let mut hints = Vec::new();
                 if !near.is_empty() {

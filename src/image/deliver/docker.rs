@@ -17,7 +17,7 @@ use crate::engine::{Docker, EngineError, EngineImage};
 use crate::image::Image;
 use crate::oci::{Descriptor, Reference};
 use crate::report::SharedReporter;
-use crate::store::Store;
+use crate::store::{Store, Table};
 
 /// Bytes sent at a time.
 const PIECE: usize = 256 << 10;
@@ -47,7 +47,7 @@ pub async fn docker(
             return Ok(Delivered::moved(&to, 0, 0));
         }
     }
-    let present = layers_present(engine, image, named.as_ref()).await?;
+    let present = layers_present(&around.store, engine, image, named.as_ref()).await?;
     let delivered = match load(around, image, engine, (name, present)).await {
         Err(DeliverError::Engine(EngineError::Refused { .. })) if present > 0 => {
             load(around, image, engine, (name, 0)).await
@@ -56,7 +56,10 @@ pub async fn docker(
     }?;
     let found = engine.image(&name.familiar()).await?;
     match found {
-        Some(found) if is_same(image, &found) => Ok(delivered),
+        Some(found) if is_same(image, &found) => {
+            around.store.remember(Table::Images, &bulk(engine, image), &found.id.to_string())?;
+            Ok(delivered)
+        }
         found => Err(DeliverError::Changed {
             destination: to.to_string(),
             expected: image.config.digest(),
@@ -75,17 +78,42 @@ fn repository(name: &Reference) -> String {
 }
 
 /// How many of the image's lowest layers the engine has.
-async fn layers_present(engine: &Docker, image: &Image, named: Option<&EngineImage>) -> Result<usize, EngineError> {
+async fn layers_present(
+    store: &Store,
+    engine: &Docker,
+    image: &Image,
+    named: Option<&EngineImage>,
+) -> Result<usize, EngineError> {
     let wanted = image.diff_ids();
     let shared = |it: &EngineImage| it.diff_ids.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+    let lacks =
+        |best: usize| best == 0 || image.layers[best..].iter().map(|it| it.descriptor.size).sum::<u64>() > LITTLE;
     let mut best = named.map_or(0, shared);
-    let left: u64 = image.layers[best..].iter().map(|it| it.descriptor.size).sum();
-    if left > LITTLE || best == 0 {
+    // The last one with the same layers below its own: Podman takes seconds to list some hundred images.
+    if lacks(best)
+        && let Some(id) = store.record::<String>(Table::Images, &bulk(engine, image))
+        && let Some(other) = engine.image(&id).await?
+    {
+        best = best.max(shared(&other));
+    }
+    if lacks(best) {
         for other in engine.images().await? {
             best = best.max(shared(&other));
         }
     }
     Ok(best)
+}
+
+/// The key of what is remembered of an engine's image: all of its layers but those on top that are little together.
+fn bulk(engine: &Docker, image: &Image) -> Digest {
+    let mut little = 0;
+    let on_top = image.layers.iter().rev().take_while(|it| {
+        little += it.descriptor.size;
+        little <= LITTLE
+    });
+    let below = image.layers.len() - on_top.count();
+    let layers: Vec<String> = image.diff_ids()[..below].iter().map(ToString::to_string).collect();
+    Digest::of(format!("layers in {}: {}", engine.endpoint(), layers.join(" ")))
 }
 
 async fn load(

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Place, a_while};
-use crate::support::{TestContext, wait_for, wait_until};
+use crate::support::{TestContext, runs, wait_for, wait_until};
 
 /// Says what the flags have set; an assertion that fails unless Python leaves it out.
 const SEES: &str = "\
@@ -65,6 +65,24 @@ fn an_image_is_ready_before_its_task_has_its_turn() {
     let unit = wait_for("the run is written down", || place.unit(&next).filter(|it| it["image"].is_object()));
     assert_eq!(unit["image"]["config"], image["config"], "{image}");
     assert_eq!(place.console(&next, "made "), 1);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_built_ahead_is_given_up_once_its_task_has_left_the_queue() {
+    let context = TestContext::warm();
+    let place = Place::new(&context);
+    let first = place.task("first", "work", 900.0, 0);
+    // A number that no other program has among its arguments.
+    let sleep = format!("sleep {}", 1_200_000_000 + u64::from(std::process::id()));
+    let next = place.script("next", "print('up')\n", &json!({ "setup_shell_script": sleep }));
+    let daemon = place.daemon("daemon", &["--queue", "work", "--cpu-only"]);
+    place.is_up(&first);
+    place.enqueue(&next, "work");
+    wait_until("it is built ahead", || runs(&sleep));
+    place.server.call("tasks.dequeue", &json!({ "task": next }));
+    wait_until("it is built no more", || !runs(&sleep));
+    assert_eq!((place.status(&first).as_str(), place.status(&next).as_str()), ("in_progress", "created"));
     daemon.stop();
 }
 

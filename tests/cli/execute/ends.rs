@@ -158,3 +158,15 @@ fn what_a_run_resolved_stands_in_its_task() {
     assert_eq!((&lock["name"], &lock["type"]), (&json!("agent-lock"), &json!("text")));
     assert!(lock["value"].as_str().unwrap().contains(&format!("version = \"{version}\"")), "{lock}");
 }
+
+#[test]
+fn arguments_of_a_rule_count_where_the_task_runs() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, "import os\nprint('rule', os.environ.get('FROM_RULE'))\n");
+    let rules = format!(
+        "[{{ image: \"oci:{}\", arguments: \"-e FROM_RULE=counts\", match {{ script.binary: \"python3$\" }} }}]",
+        crate::support::base().display()
+    );
+    let call = task.execute().env("CLEARML_AGENT__AGENT__DEFAULT_DOCKER__MATCH_RULES", rules);
+    assert_eq!(call.run().success().stdout, "rule counts\n");
+}

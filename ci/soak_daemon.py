@@ -9,6 +9,7 @@ image is brought there) is tried again, as `--retries` says. Started by `ci/soak
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -257,7 +258,9 @@ class Soak:
         self.end("daemon")
         if self.engine_name == "podman":
             # It is not ours alone, and each image makes its next listing longer.
-            images = [f"agent/task-{it['id']}:latest" for it in self.states()]
+            images = []
+            with contextlib.suppress(OSError, RuntimeError):
+                images = [f"agent/task-{it['id']}:latest" for it in self.states()]
             podman = ["podman", "--url", self.env["CONTAINER_HOST"], "rmi", "--force", "--ignore"]
             for at in range(0, len(images), 50):
                 subprocess.run(podman + images[at : at + 50], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -24,7 +24,7 @@ use crate::daemon::take::{Counter, Driver};
 use crate::daemon::tally::Tally;
 use crate::daemon::work::Standing;
 use crate::daemon::worker::Worker;
-use crate::daemon::{DaemonAsk, DaemonSettings, Executor, Journal, Phase, Record, crew, detach, engines};
+use crate::daemon::{DaemonAsk, DaemonSettings, Executor, Journal, Phase, crew, detach, engines};
 use crate::error::Failure;
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::http::Retry;
@@ -163,9 +163,8 @@ async fn executor(
 /// Whether runs of this server wait for somebody; those of another would make a wrong address wait for ever.
 fn has_left_runs(executor: &Executor) -> Result<bool, Failure> {
     let (found, server) = (executor.journal.all()?, executor.client.address());
-    let waits =
-        |it: &Record| it.phase != Phase::Done && it.queue.is_some() && crew::is_same_server(&it.server, &server);
-    Ok(found.units.iter().any(waits))
+    let mut left = found.units.iter().filter(|it| it.phase != Phase::Done && it.queue.is_some());
+    Ok(left.any(|it| crew::is_same_server(&it.server, &server)))
 }
 
 /// Removes what the engine still has of runs that are over: it was away when they ended. And images that nobody uses.

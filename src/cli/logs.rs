@@ -8,7 +8,8 @@ Examples:
   agent logs <task> --tail 100 --follow                         the last lines, and those to come
   agent logs                                                    the runs whose console is kept
 
-The console of runs of this machine, from this machine's disk: no server is asked.";
+The console of runs of this machine, from this machine's disk: no server is asked. What the task printed is on standard
+output, byte for byte; what the agent said of it, its build and its end, on standard error.";
 
 /// Options of `agent logs`.
 #[derive(Debug, Args)]

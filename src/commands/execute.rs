@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::workshop::client as client_of;
 use super::{Context, Interrupted, blocking};
+use crate::clearml::events::Level;
 use crate::clearml::{Client, tasks};
 use crate::cli::execute::ExecuteArgs;
 use crate::daemon::aside::{self, Aside};
@@ -279,6 +280,8 @@ impl Attending<'_> {
                     last = text;
                 }
                 UnitEvent::Note(_) => {}
+                UnitEvent::Line(Level::Warning | Level::Error, text) => self.executor.reporter.warning(text),
+                UnitEvent::Line(Level::Info | Level::Debug, text) => self.executor.reporter.note(text),
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Context, blocking};
 use crate::cli::logs::LogsArgs;
 use crate::daemon::Journal;
-use crate::daemon::journal::{Phase, Record, Verdict};
+use crate::daemon::journal::{Phase, Record, Side, Verdict, Words};
 use crate::error::{Explain, Failure, Kind};
 use crate::settings::execution::state_directory;
 use crate::spool::OutputReader;
@@ -80,7 +80,8 @@ fn choose(task: &str, runs: Vec<Record>) -> Result<Record, NoLog> {
 }
 
 fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Result<u8, Failure> {
-    let spool = journal.spool(&record.run);
+    let (spool, unit) = (journal.spool(&record.run), journal.directory(&record.run));
+    let mut before = Words::new(&unit, Side::Before);
     if record.phase < Phase::Run {
         ui.say(&format!("task {} is {}", record.task, record.phase.as_str()));
     }
@@ -95,6 +96,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
     loop {
         // Looked at first: what is written before a run is over is read after that.
         let over = record.phase == Phase::Done || !args.follow;
+        tell(&mut before, args.tail, ui)?;
         while let Some(piece) = reader.read_next()? {
             if piece.missing > 0 {
                 ui.say(&format!("{} bytes before this are not kept any more", piece.missing));
@@ -102,6 +104,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
             ui.write(&piece.bytes)?;
         }
         if over {
+            tell(&mut Words::new(&unit, Side::After), args.tail, ui)?;
             return Ok(0);
         }
         std::thread::sleep(LOOK);
@@ -110,6 +113,14 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
             None => return Ok(0),
         }
     }
+}
+
+/// Shows what the agent itself said: on standard error, so that the program's own bytes alone are on standard output.
+fn tell(words: &mut Words, tail: Option<usize>, ui: &Ui) -> io::Result<()> {
+    let lines = words.read_next()?;
+    let skipped = tail.map_or(0, |it| lines.len().saturating_sub(it));
+    lines.iter().skip(skipped).for_each(|it| ui.say(it));
+    Ok(())
 }
 
 /// The last lines of an output, and a reader that goes on behind them.

@@ -236,7 +236,9 @@ fn attend(
                             Err(panic) => broken(&kept.journal, &kept.run, &*panic),
                         };
                     }
-                    Some(event) = heard.recv() => drop(news.send(told(event)).await),
+                    Some(event) = heard.recv() => if let Some(event) = told(event) {
+                        drop(news.send(event).await);
+                    },
                     Ok(()) = asked.changed() => drop(ask.send(wish(*asked.borrow_and_update()))),
                 }
             }
@@ -275,11 +277,13 @@ fn wish(asks: Asks) -> Ask {
     }
 }
 
-fn told(event: UnitEvent) -> News {
+fn told(event: UnitEvent) -> Option<News> {
     match event {
-        UnitEvent::Phase(Phase::Run) => News::Running,
-        UnitEvent::Phase(phase) => News::Phase(phase.as_str()),
-        UnitEvent::Note(text) => News::Note(text),
+        UnitEvent::Phase(Phase::Run) => Some(News::Running),
+        UnitEvent::Phase(phase) => Some(News::Phase(phase.as_str())),
+        UnitEvent::Note(text) => Some(News::Note(text)),
+        // The server has it, and `agent logs`; what many tasks say at once nobody reads.
+        UnitEvent::Line(..) => None,
     }
 }
 

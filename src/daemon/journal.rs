@@ -32,6 +32,7 @@ mod entry;
 mod error;
 mod prune;
 mod record;
+mod words;
 
 pub use entry::{Entry, Journalled};
 use entry::{read, write};
@@ -39,6 +40,7 @@ pub use error::JournalError;
 use error::failed;
 pub use record::{Builder, Ending, FORMAT, Phase, Record, Verdict, Wish, WishedBy};
 pub(super) use record::{boot, now};
+pub use words::{Side, Words};
 
 /// How long whoever only looks at a lock may have it.
 const GLANCE: Duration = Duration::from_millis(200);

@@ -82,6 +82,8 @@ pub enum UnitEvent {
     Phase(Phase),
     /// It waits for something, or something happened that people should know.
     Note(String),
+    /// It says something in the task's console, before or after the run.
+    Line(Level, String),
 }
 
 /// How a unit ended.
@@ -309,6 +311,7 @@ impl Unit {
     fn line(&self, level: Level, text: &str) {
         if let Some(lines) = &self.lines {
             lines.add(level, text);
+            let _ = self.events.try_send(UnitEvent::Line(level, text.to_owned()));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use agent::daemon::journal::{Side, Words};
 use agent::daemon::{Claim, Journal};
 use agent::gpu::GpuSet;
 use agent::run::RunId;
@@ -75,6 +76,25 @@ fn the_last_of_many_lines_are_found_without_reading_all_into_the_answer() {
     run.is("done");
     let shown = logs(&context).args(["0123abcd", "--tail", "20000"]).run().exits(0).stdout;
     assert_eq!((shown.lines().next(), shown.lines().count()), (Some("line 20000"), 20_000));
+}
+
+#[test]
+fn what_the_agent_said_of_a_run_stands_beside_its_output() {
+    let context = TestContext::new();
+    let mut run = Run::new(&context, "0123abcd");
+    let unit = run.record.parent().unwrap();
+    Words::new(unit, Side::Before).add("the image is made").unwrap();
+    Words::new(unit, Side::Before).add("it starts").unwrap();
+    Words::new(unit, Side::After).add("it failed").unwrap();
+    run.output.write(b"printed\n").unwrap();
+    run.is("done");
+    let shown = logs(&context).arg("0123abcd").run().exits(0);
+    assert_eq!(
+        (shown.stdout.as_str(), shown.stderr.as_str()),
+        ("printed\n", "the image is made\nit starts\nit failed\n")
+    );
+    let shown = logs(&context).args(["0123abcd", "--tail", "1"]).run().exits(0);
+    assert_eq!((shown.stdout.as_str(), shown.stderr.as_str()), ("printed\n", "it starts\nit failed\n"));
 }
 
 #[test]

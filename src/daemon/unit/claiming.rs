@@ -105,8 +105,7 @@ impl Unit {
     pub(super) fn open_lines(&mut self) -> Result<(), SpoolError> {
         if self.lines.is_none() {
             let limit = self.executor.settings.spool_bytes;
-            let directory = self.entry.spool();
-            let lines = Lines::open(&directory, self.record(), limit, &self.executor.client, self.pace.lines)?;
+            let lines = Lines::open(&self.entry, limit, &self.executor.client, self.pace.lines)?;
             self.lines = Some(lines);
         }
         Ok(())

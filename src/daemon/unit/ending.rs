@@ -166,7 +166,7 @@ impl Unit {
         let late = Instant::now() + HELD;
         loop {
             match Spool::adopt(&self.entry.spool()) {
-                Ok(spool) => return Ok(spool.map(Lines::adopt)),
+                Ok(spool) => return Ok(spool.map(|it| Lines::adopt(&self.entry, it))),
                 Err(SpoolError::InUse(_)) if Instant::now() < late => {}
                 Err(error) => {
                     self.note(format!("the rest of the console is not sent: {}", Failure::from(error)));

@@ -22,6 +22,12 @@ fn the_builds_own_reason_reaches_the_task() {
     assert!(reason.starts_with("the image could not be built: ") && reason.contains("nobody-has-this"), "{reason}");
     assert_eq!(task.count("the image could not be built: "), 2, "{}", task.server.console(&task.id));
     assert!(outcome.stderr.contains("nobody-has-this"), "{}", outcome.stderr);
+    // Whoever waits for it sees what the task's console gets, and this machine keeps it.
+    assert!(outcome.stderr.contains("pulled by worker"), "{}", outcome.stderr);
+    let kept = context.agent().env("AGENT_STATE_DIR", context.path("state")).args(["logs", &task.id]).run().exits(0);
+    assert_eq!(kept.stdout, "");
+    let first = kept.stderr.lines().next().unwrap_or_default();
+    assert!(first.contains("pulled by worker") && kept.stderr.contains("could not be built"), "{}", kept.stderr);
 }
 
 #[test]

@@ -259,6 +259,7 @@ impl Going {
             match heard {
                 Some(UnitEvent::Phase(next)) => self.phases.push(next),
                 Some(UnitEvent::Note(text)) => self.notes.push(text),
+                Some(UnitEvent::Line(..)) => {}
                 None => panic!("it ended before {phase:?}: {:?}, {:?}", self.phases, self.notes),
             }
         }
@@ -271,6 +272,7 @@ impl Going {
             match event {
                 UnitEvent::Phase(phase) => self.phases.push(phase),
                 UnitEvent::Note(text) => self.notes.push(text),
+                UnitEvent::Line(..) => {}
             }
         }
         end

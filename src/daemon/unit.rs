@@ -260,11 +260,12 @@ impl Unit {
     }
 
     async fn step(&mut self, phase: Phase) -> Result<Step, Halt> {
-        let began = matches!(phase, Phase::Build | Phase::Prepare | Phase::Start | Phase::Run);
-        if began && self.watch.is_none() {
+        let begun = matches!(phase, Phase::Build | Phase::Prepare | Phase::Start | Phase::Run);
+        // Sending what an outage has left may take hours.
+        if (begun || phase == Phase::Drain) && self.watch.is_none() {
             self.watch = Some(Watch::start(self)?);
         }
-        if began && self.record().wish.is_some() && phase != Phase::Run && phase != Phase::Start {
+        if begun && self.record().wish.is_some() && phase != Phase::Run && phase != Phase::Start {
             return self.ended(Ending::Stopped);
         }
         match phase {
@@ -307,11 +308,13 @@ impl Unit {
         }
     }
 
-    /// A console line of our own, while the spool is ours.
+    /// A console line of our own, while the spool is ours; a note for people where it is the run's.
     fn line(&self, level: Level, text: &str) {
         if let Some(lines) = &self.lines {
             lines.add(level, text);
             let _ = self.events.try_send(UnitEvent::Line(level, text.to_owned()));
+        } else {
+            self.note(text.to_owned());
         }
     }
 

@@ -135,12 +135,12 @@ impl Explain for EngineError {
                     Kind::Unreachable
                 }
             }
-            Self::Stalled { .. } => Kind::Unreachable,
             Self::Refused { status: 401 | 403, .. } => Kind::Denied,
             Self::Refused { status: 404, .. } => Kind::NotFound,
             Self::Refused { status: 409, .. } => Kind::Conflict,
             Self::Refused { message, .. } if message.contains("no space left on device") => Kind::Space,
-            Self::Refused { .. } | Self::Answer { .. } | Self::Failed { .. } => Kind::System,
+            // It answers: whoever it gets things from does not, and it has waited for that long enough.
+            Self::Stalled { .. } | Self::Refused { .. } | Self::Answer { .. } | Self::Failed { .. } => Kind::System,
             Self::Transfer { source, .. } => Kind::of_io(source),
             Self::Endpoint { .. } | Self::Context { .. } => Kind::Config,
             Self::Program(error) => error.kind(),

@@ -86,8 +86,9 @@ impl Recorder {
             Level::Warning => "warning: ",
             Level::Error => "error: ",
         };
-        super::tell(&format!("agent: {word}{text}\n"));
         self.record(level, text);
+        // Whoever should read that may be away.
+        super::tell(&format!("agent: {word}{text}\n"));
     }
 }
 
@@ -122,6 +123,13 @@ impl Console {
     }
 }
 
+/// The output's copy on this machine.
+struct Copied {
+    writer: Option<OutputWriter>,
+    /// Whether it is kept no more.
+    failed: bool,
+}
+
 struct Stream {
     file: Option<std::fs::File>,
     target: Target,
@@ -138,7 +146,7 @@ impl Stream {
     }
 
     /// Takes what there is and records what is whole; what is to be passed on.
-    fn take<'a>(&mut self, buffer: &'a mut [u8], recorder: &Recorder, copy: &mut Option<OutputWriter>) -> &'a [u8] {
+    fn take<'a>(&mut self, buffer: &'a mut [u8], recorder: &Recorder, copy: &mut Copied) -> &'a [u8] {
         let Some(file) = &mut self.file else { return &[] };
         let size = match file.read(buffer) {
             Ok(0) => 0,
@@ -151,9 +159,11 @@ impl Stream {
             self.end(recorder);
             return &[];
         }
-        if let Some(Err(error)) = copy.as_mut().map(|it| it.write(&buffer[..size])) {
-            super::tell(&format!("agent: warning: the output is not kept on this machine any more: {error}\n"));
-            *copy = None;
+        if let Some(Err(error)) = copy.writer.as_mut().map(|it| it.write(&buffer[..size]))
+            && !std::mem::replace(&mut copy.failed, true)
+        {
+            let text = format!("the output is not kept on this machine any more: {error}");
+            recorder.record(Level::Warning, &text);
         }
         let mut rest = &buffer[..size];
         while let Some(end) = rest.iter().position(|it| *it == b'\n') {
@@ -208,16 +218,21 @@ impl Stream {
     }
 }
 
-fn pump(mut streams: [Stream; 2], recorder: &Recorder, mut copy: Option<OutputWriter>, finish: &AtomicBool) {
+fn pump(mut streams: [Stream; 2], recorder: &Recorder, copy: Option<OutputWriter>, finish: &AtomicBool) {
     let mut buffer = vec![0; 16 * 1024];
     // Nobody misses what is kept.
     let mut passing = if copy.is_some() { Passing::beside() } else { Passing::default() };
+    let mut copy = Copied { writer: copy, failed: false };
     while streams.iter().any(|it| it.file.is_some()) {
         let ready = readable(&streams);
         let quiet = !ready.contains(&true);
         for (stream, _) in streams.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             let target = stream.target;
             passing.pass_on(target, stream.take(&mut buffer, recorder, &mut copy));
+        }
+        if copy.failed {
+            // It is to be had here alone from now on, and waits for whoever reads it.
+            passing = passing.at_once();
         }
         for stream in &mut streams {
             if stream.since.elapsed() > UNFINISHED {
@@ -291,7 +306,8 @@ mod tests {
         let owner = Owner { task: "t".to_owned(), worker: "w".to_owned() };
         let spool = Arc::new(Mutex::new(Spool::open(dir.path(), owner, 1 << 24).unwrap()));
         let recorder = Recorder::new(Keep::Spool(Arc::clone(&spool)));
-        let mut copy = Some(OutputWriter::open(dir.path(), 1 << 24).unwrap());
+        let writer = Some(OutputWriter::open(dir.path(), 1 << 24).unwrap());
+        let mut copy = Copied { writer, failed: false };
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let mut stream = Stream::new(reader, Target::Nowhere);
         let mut writer = std::fs::File::from(writer);
@@ -332,11 +348,11 @@ mod tests {
         // Each piece waits too long for the next one: dots, half a character, a progress bar, bytes that are no text.
         for bytes in [&b"load"[..], b"ing \xf0\x9f", b"\x98\x80 done\n 1%", b"\r 2%", b"\r\n", b"\xff\x80", b"\xc3"] {
             writer.write_all(bytes).unwrap();
-            stream.take(&mut [0; 64], &recorder, &mut None);
+            stream.take(&mut [0; 64], &recorder, &mut Copied { writer: None, failed: false });
             stream.flush(&recorder);
         }
         drop(writer);
-        stream.take(&mut [0; 64], &recorder, &mut None);
+        stream.take(&mut [0; 64], &recorder, &mut Copied { writer: None, failed: false });
         let batch = spool.lock().unwrap().next(usize::MAX).unwrap().unwrap();
         let texts: Vec<&str> = batch.lines.iter().map(|it| it.msg.as_str()).collect();
         let expected = ["load", "ing ", "\u{1f600} done\n", " 1%", "\n 2%", "\n", "\u{fffd}\u{fffd}", "\u{fffd}\n"];

@@ -90,6 +90,15 @@ impl Passing {
         }
     }
 
+    /// Passes on at once from now on; what still waits comes first.
+    pub(super) fn at_once(self) -> Self {
+        if let Some((sender, thread)) = self.beside {
+            drop(sender);
+            let _ = thread.join();
+        }
+        Self::default()
+    }
+
     /// Passes on what waits, as long as somebody reads it.
     pub(super) fn finish(self) {
         let Some((sender, thread)) = self.beside else { return };

@@ -64,10 +64,11 @@ const SMALL: u64 = 64 << 10;
 pub struct Batch {
     /// The lines.
     pub lines: Vec<Line>,
-    from: Place,
     to: Place,
     /// The time of the server's last event.
     after: i64,
+    /// How often anything had been dropped by then.
+    drops: u64,
 }
 
 impl Batch {
@@ -93,6 +94,8 @@ pub struct Spool {
     file: fs::File,
     written: u64,
     dropped: u64,
+    /// How often.
+    drops: u64,
     _lock: FileLock,
 }
 
@@ -168,6 +171,7 @@ impl Spool {
             file,
             written: 0,
             dropped: 0,
+            drops: 0,
             _lock: lock,
         };
         spool.forget_sent().map_err(failed)?;
@@ -205,7 +209,7 @@ impl Spool {
     /// # Errors
     /// Whatever reading gives.
     pub fn next(&mut self, bytes: usize) -> io::Result<Option<Batch>> {
-        let mut batch = Batch { lines: Vec::new(), from: self.sent, to: self.sent, after: self.last };
+        let mut batch = Batch { lines: Vec::new(), to: self.sent, after: self.last, drops: self.drops };
         let mut size = 0;
         for segment in segments(&self.directory)?.into_iter().filter(|it| *it >= self.sent.segment) {
             let offset = if segment == self.sent.segment { self.sent.offset } else { 0 };
@@ -241,7 +245,7 @@ impl Spool {
     pub fn sent(&mut self, batch: &Batch) -> io::Result<()> {
         let last = batch.events().pop().map_or(self.last, |it| it.timestamp);
         // What was dropped while it was on its way has another line in its place now.
-        let replaced = batch.from != self.sent && batch.to.segment <= self.sent.segment;
+        let replaced = batch.drops != self.drops && batch.to.segment <= self.sent.segment;
         self.advance(if replaced { self.sent } else { batch.to }, last)
     }
 
@@ -321,7 +325,12 @@ impl Spool {
             lost += 1;
             timestamp = line.timestamp;
         }
+        if lost == 0 {
+            // Whoever opened it wrote nothing.
+            return fs::remove_file(segment_path(&self.directory, segment));
+        }
         self.dropped += lost;
+        self.drops += 1;
         let msg = format!("{}{DROPPED}", lost + gap.unwrap_or(0));
         let line = serde_json::to_vec(&Line { timestamp, level: Level::Warning, msg })?;
         crate::fs::write_whole(&segment_path(&self.directory, segment), &record_of(&line), 0o644)?;

@@ -41,6 +41,8 @@ pub struct OutputWriter {
     start: u64,
     file: fs::File,
     written: u64,
+    /// Whether there was no room for something: nothing is kept from there on.
+    failed: bool,
 }
 
 impl OutputWriter {
@@ -59,14 +61,22 @@ impl OutputWriter {
             start = last + fs::symlink_metadata(path(&directory, *last))?.len();
         }
         let file = create(&directory, start)?;
-        Ok(Self { directory, limit, start, file, written: 0 })
+        Ok(Self { directory, limit, start, file, written: 0, failed: false })
     }
 
-    /// Keeps bytes.
+    /// Keeps bytes. After an error nothing more is kept; when the last of it came is.
     ///
     /// # Errors
-    /// Whatever writing gives; part of the bytes may be kept.
+    /// Whatever writing gives, once; part of the bytes may be kept.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.failed {
+            // A full disk has room for that, and a program that prints is not silent.
+            return self.file.file().set_modified(SystemTime::now());
+        }
+        self.keep(bytes).inspect_err(|_| self.failed = true)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + bytes.len() as u64 > self.limit / SEGMENTS {
             self.rotate()?;
         }
@@ -201,6 +211,20 @@ mod tests {
         assert_eq!(all(&mut reader), (0, b"two".to_vec()));
         assert_eq!(all(&mut OutputReader::new(dir.path())), (0, b"one\r\xfftwo".to_vec()));
         assert_eq!(all(&mut OutputReader::last(dir.path(), 4)), (0, b"\xfftwo".to_vec()));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_still_tells_when_it_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = OutputWriter::open(dir.path(), 1 << 20).unwrap();
+        writer.write(b"kept").unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH;
+        writer.file.file().set_modified(long_ago).unwrap();
+        assert_eq!(last_output(dir.path()), Some(long_ago));
+        writer.failed = true;
+        writer.write(b"lost").unwrap();
+        assert!(last_output(dir.path()).unwrap() > long_ago);
+        assert_eq!(all(&mut OutputReader::new(dir.path())), (0, b"kept".to_vec()));
     }
 
     #[test]

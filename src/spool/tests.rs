@@ -112,6 +112,41 @@ fn without_room_the_oldest_lines_go_and_it_is_said() {
 }
 
 #[test]
+fn the_very_first_that_is_dropped_while_it_is_sent_is_said_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), owner(), 8 * 1024).unwrap();
+    let long = |number: i64| line(number, &format!("line {number} {}\n", "x".repeat(40)));
+    spool.append(&long(0)).unwrap();
+    let batch = spool.next(10).unwrap().unwrap();
+    spool.sending(&batch).unwrap();
+    let mut number = 0;
+    while spool.dropped() == 0 {
+        number += 1;
+        spool.append(&long(number)).unwrap();
+    }
+    spool.sent(&batch).unwrap();
+    let next = spool.next(usize::MAX).unwrap().unwrap();
+    assert_eq!(next.lines[0].msg, format!("{}{DROPPED}", spool.dropped()));
+}
+
+#[test]
+fn of_what_was_opened_and_never_written_nothing_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        drop(Spool::open(dir.path(), owner(), 8 * 1024).unwrap());
+    }
+    let mut spool = Spool::open(dir.path(), owner(), 8 * 1024).unwrap();
+    let long = |number: i64| line(number, &format!("line {number} {}\n", "x".repeat(40)));
+    for number in 0..500 {
+        spool.append(&long(number)).unwrap();
+    }
+    let batch = spool.next(usize::MAX).unwrap().unwrap();
+    let kept = batch.lines.len() - 1;
+    assert_eq!(batch.lines[0].msg, format!("{}{DROPPED}", 500 - kept));
+    assert!(batch.lines[0].timestamp > 0);
+}
+
+#[test]
 fn what_is_dropped_while_it_is_sent_is_said_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(dir.path(), owner(), 8 * 1024).unwrap();

@@ -31,12 +31,12 @@ impl Journal {
         for record in self.all()?.units.iter().filter(|it| it.phase == Phase::Done) {
             let directory = self.directory(&record.run);
             let own = size_of(&directory);
-            // The newest stays, however large it is, and what goes takes no room of those before it.
+            // The newest stays, however large it is, and leaves room for others; what goes takes none.
             if kept > 0 && (kept >= most || size + own > bytes) {
                 let _ = fs::remove_dir_all(&directory);
             } else {
                 kept += 1;
-                size += own;
+                size += if kept == 1 { own.min(bytes / 2) } else { own };
             }
         }
         for entry in fs::read_dir(&self.0.runs).map_err(failed(&self.0.runs))?.flatten() {

@@ -154,7 +154,7 @@ impl Unit {
             match outcome {
                 Ok(Ok(done)) => return Came::Done(done),
                 Ok(Err(failure)) if failure.kind() == Kind::Unreachable && Instant::now() + pause < late => {
-                    self.say(format!("waiting for {name} to answer"));
+                    self.say(format!("waiting for {name}: {failure}"));
                     self.note(format!("waiting for {name}: {failure}"));
                 }
                 Ok(Err(failure)) => return Came::Failed(failure),
@@ -266,14 +266,28 @@ impl Unit {
             return std::future::pending().await;
         }
         loop {
-            if let Some(limit) = limits.run.filter(|it| over(began, *it)) {
-                return format!("the run was not over within {} s", limit.as_secs());
-            }
             let printed = || last_output(&self.entry.spool()).map_or(began, |it| it.max(began));
-            if let Some(limit) = limits.quiet.filter(|it| over(printed(), *it)) {
-                return format!("the run printed nothing for {} s", limit.as_secs());
+            let late = if let Some(limit) = limits.run.filter(|it| over(began, *it)) {
+                Some(format!("the run was not over within {} s", limit.as_secs()))
+            } else {
+                let limit = limits.quiet.filter(|it| over(printed(), *it));
+                limit.map(|it| format!("the run printed nothing for {} s", it.as_secs()))
+            };
+            if let Some(reason) = late
+                && self.goes_on().await
+            {
+                return reason;
             }
             sleep(self.pace.poll).await;
+        }
+    }
+
+    /// Whether the program is known to run: it may have ended while nobody attended it.
+    async fn goes_on(&self) -> bool {
+        match self.answered(self.executor.engine.find(&self.record().run)).await {
+            Ok(Found::Running) => !matches!(LeftEnd::of(&self.entry.spool()), LeftEnd::End(_)),
+            Ok(Found::Ended(_)) => false,
+            Ok(Found::Absent) | Err(_) => self.is_alive(),
         }
     }
 
@@ -401,7 +415,7 @@ impl Unit {
 
 /// Whether an engine says that somebody else has a port that was free a moment ago.
 fn is_port_taken(failure: &Failure) -> bool {
-    let said = failure.to_string();
+    let said = failure.to_string().to_lowercase();
     ["port is already allocated", "address already in use", "ports are not available"]
         .iter()
         .any(|it| said.contains(it))

@@ -149,7 +149,7 @@ async fn nothing_is_built_for_an_engine_that_is_away() {
     world.builds(&format!("[ -e \"$here/there\" ] || exit 69{BUILDS}"));
     world.engine.finds.lock().unwrap().extend([Act::Fail(Kind::Unreachable); 4]);
     let mut unit = world.begin();
-    world.says("waiting for fake to answer").await;
+    world.says("waiting for fake: ").await;
     fs_err::write(world.dir.path().join("there"), "").unwrap();
     unit.reaches(Phase::Run).await;
     world.engine.end(&DONE);

@@ -175,6 +175,20 @@ async fn a_run_may_take_no_longer_and_be_silent_no_longer_than_was_said() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_over_before_anybody_looked_was_not_too_long() {
+    for _ in 0..6 {
+        let mut world = World::queued().await;
+        let mut unit = world.begin();
+        unit.reaches(Phase::Run).await;
+        unit.die().await;
+        world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+        let long_ago = Some(Duration::from_millis(1));
+        (world.settings.limits.run, world.settings.limits.quiet) = (long_ago, long_ago);
+        assert_eq!(world.resume().ends().await, settled("completed", "worker execution done", 0));
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_prints_now_and_then_is_not_silent() {
     let mut world = World::queued().await;
     world.settings.limits.quiet = Some(Duration::from_secs(2));

@@ -77,9 +77,11 @@ pub async fn stop(settings: StopSettings, context: &Context) -> Result<u8, Failu
 fn sentence(daemon: &Record, how: &str) -> String {
     let worker = &daemon.worker;
     match how {
-        "draining" => {
-            format!("{worker} takes no more tasks and ends when its {} running ones have", daemon.now.running.len())
-        }
+        "draining" => match daemon.now.running.len() {
+            0 => format!("{worker} takes no more tasks and ends"),
+            1 => format!("{worker} takes no more tasks and ends once the one that runs has ended"),
+            many => format!("{worker} takes no more tasks and ends once the {many} that run have ended"),
+        },
         "stopped" => format!("{worker} is stopped"),
         _ => {
             format!("{worker} did not stop in time and was ended; what it ran goes on until the next daemon attends it")

@@ -25,6 +25,9 @@ pub(super) enum Target {
     /// Nobody reads it.
     #[cfg(test)]
     Stuck,
+    /// Counts what is read.
+    #[cfg(test)]
+    Counted(&'static std::sync::atomic::AtomicU64),
 }
 
 impl Target {
@@ -42,6 +45,11 @@ impl Target {
             Self::Stuck => loop {
                 std::thread::park();
             },
+            #[cfg(test)]
+            Self::Counted(count) => {
+                count.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                Ok(())
+            }
         };
     }
 }
@@ -52,28 +60,41 @@ type Piece = (Target, Vec<u8>);
 /// Passes on at once, or beside.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
-    beside: Option<(SyncSender<Piece>, JoinHandle<()>)>,
+    beside: Option<Beside>,
     /// Bytes that nobody read in time.
     missed: u64,
+}
+
+/// Who passes on beside.
+#[derive(Debug)]
+struct Beside {
+    sender: SyncSender<Piece>,
+    thread: JoinHandle<()>,
+    patience: Duration,
 }
 
 impl Passing {
     /// Passes on beside.
     pub(super) fn beside() -> Self {
+        Self::beside_with(PATIENCE)
+    }
+
+    /// The same with another patience.
+    fn beside_with(patience: Duration) -> Self {
         let (sender, receiver) = sync_channel::<Piece>(WAITING);
         let thread = std::thread::spawn(move || receiver.into_iter().for_each(|(target, bytes)| target.write(&bytes)));
-        Self { beside: Some((sender, thread)), missed: 0 }
+        Self { beside: Some(Beside { sender, thread, patience }), missed: 0 }
     }
 
     pub(super) fn pass_on(&mut self, target: Target, bytes: &[u8]) {
-        let Some((sender, _)) = &self.beside else { return target.write(bytes) };
+        let Some(Beside { sender, patience, .. }) = &self.beside else { return target.write(bytes) };
         if self.missed > 0 {
             let said = format!("\nagent: {} bytes of the output were not read here\n", self.missed);
             if sender.try_send((target, said.into_bytes())).is_ok() {
                 self.missed = 0;
             }
         }
-        let late = (self.missed == 0).then(|| Instant::now() + PATIENCE);
+        let late = (self.missed == 0).then(|| Instant::now() + *patience);
         let mut piece = (target, bytes.to_vec());
         loop {
             match sender.try_send(piece) {
@@ -101,7 +122,7 @@ impl Passing {
 
     /// Passes on what waits, as long as somebody reads it.
     pub(super) fn finish(self) {
-        let Some((sender, thread)) = self.beside else { return };
+        let Some(Beside { sender, thread, .. }) = self.beside else { return };
         drop(sender);
         let late = Instant::now() + LAST;
         while !thread.is_finished() && Instant::now() < late {
@@ -112,6 +133,8 @@ impl Passing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
@@ -128,13 +151,17 @@ mod tests {
 
     #[test]
     fn everything_is_passed_on_where_it_is_read() {
-        let mut passing = Passing::beside();
+        static READ: AtomicU64 = AtomicU64::new(0);
+        // However late the other thread has its turn.
+        let mut passing = Passing::beside_with(Duration::from_secs(60));
         for _ in 0..4 * WAITING {
-            passing.pass_on(Target::Nowhere, b"0123456789");
+            passing.pass_on(Target::Counted(&READ), b"0123456789");
         }
         assert_eq!(passing.missed, 0);
-        let (_, thread) = passing.beside.as_ref().unwrap();
+        let Beside { sender, thread, .. } = passing.beside.take().unwrap();
         assert!(!thread.is_finished());
-        passing.finish();
+        drop(sender);
+        thread.join().unwrap();
+        assert_eq!(READ.load(Ordering::Relaxed), 40 * WAITING as u64);
     }
 }

@@ -209,6 +209,9 @@ impl Unit {
             Ok(outcome) => self.ran(outcome).await,
             Err(interruption) => {
                 self.wished(interruption)?;
+                if let Some(Wish::Limit { reason }) = &self.record().wish {
+                    self.say(format!("ending the run: {reason}"));
+                }
                 self.stop_run().await
             }
         }

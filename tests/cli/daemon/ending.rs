@@ -10,14 +10,21 @@ use crate::support::{TestContext, wait_until};
 fn a_daemon_that_drains_finishes_what_runs_and_takes_no_more() {
     let context = TestContext::warm();
     let place = Place::new(&context);
-    let (task, next) = (place.task("long", "queue", 8.0, 0), place.task("next", "queue", 0.0, 0));
+    let (task, next) = (place.stays("stays", ""), place.task("next", "queue", 0.0, 0));
     let mut daemon = place.daemon("daemon", &["--queue", "queue", "--cpu-only"]);
     place.is_up(&task);
     daemon.signal(Signal::HUP);
-    daemon.signal(Signal::USR1);
+    let status = || place.agent().args(["daemon", "--status"]).ok();
+    wait_until("it shows what it runs", || status().contains(&task));
+    let told = place.agent().args(["daemon", "--stop", "box:cpu:0", "--drain"]).ok();
+    assert_eq!(told, "box:cpu:0 takes no more tasks and ends once the one that runs has ended");
+    wait_until("it shows that it drains", || status().contains("draining  takes no more tasks"));
+    let later = place.task("later", "queue", 0.0, 0);
+    place.let_go(&task);
     daemon.ends();
     place.ran_once(&task);
-    assert_eq!((place.status(&next).as_str(), place.queue("queue")), ("queued", vec![next]));
+    assert_eq!(place.queue("queue"), [next, later]);
+    assert_eq!(place.workers(), [""; 0]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Place, a_while};
-use crate::support::{TestContext, runs, wait_for, wait_until};
+use crate::support::{TestContext, wait_until};
 
 /// Says what the flags have set; an assertion that fails unless Python leaves it out.
 const SEES: &str = "\
@@ -42,47 +42,6 @@ fn tasks_have_the_level_the_optimisation_and_the_tags_and_their_console_is_shown
     place.becomes(&task, "completed");
     assert_eq!(place.console(&task, "sees INFO None None\n"), 1, "{}", place.server.console(&task));
     assert!(!daemon.said().contains("sees"), "{}", daemon.said());
-    daemon.stop();
-}
-
-#[test]
-fn an_image_is_ready_before_its_task_has_its_turn() {
-    let context = TestContext::warm();
-    let place = Place::new(&context);
-    let first = place.task("first", "work", 900.0, 0);
-    // No two builds of it are the same.
-    let made = json!({ "setup_shell_script": "cat /proc/sys/kernel/random/uuid > /made" });
-    let next = place.script("next", "print('made', open('/made').read(), flush=True)\n", &made);
-    let daemon = place.daemon("daemon", &["--queue", "work", "--cpu-only"]);
-    place.is_up(&first);
-    place.enqueue(&next, "work");
-    wait_until("the image is ready", || daemon.said().contains(&format!("task {next}: its image is ready ahead")));
-    assert_eq!((place.status(&first).as_str(), place.status(&next).as_str()), ("in_progress", "queued"));
-    let image = context.agent().args(["--json", "inspect", &format!("agent/task-{next}:latest")]).ok();
-    let image: Value = serde_json::from_str(&image).unwrap();
-    place.server.call("tasks.stop", &json!({ "task": first }));
-    place.becomes(&next, "completed");
-    let unit = wait_for("the run is written down", || place.unit(&next).filter(|it| it["image"].is_object()));
-    assert_eq!(unit["image"]["config"], image["config"], "{image}");
-    assert_eq!(place.console(&next, "made "), 1);
-    daemon.stop();
-}
-
-#[test]
-fn what_is_built_ahead_is_given_up_once_its_task_has_left_the_queue() {
-    let context = TestContext::warm();
-    let place = Place::new(&context);
-    let first = place.task("first", "work", 900.0, 0);
-    // A number that no other program has among its arguments.
-    let sleep = format!("sleep {}", 1_200_000_000 + u64::from(std::process::id()));
-    let next = place.script("next", "print('up')\n", &json!({ "setup_shell_script": sleep }));
-    let daemon = place.daemon("daemon", &["--queue", "work", "--cpu-only"]);
-    place.is_up(&first);
-    place.enqueue(&next, "work");
-    wait_until("it is built ahead", || runs(&sleep));
-    place.server.call("tasks.dequeue", &json!({ "task": next }));
-    wait_until("it is built no more", || !runs(&sleep));
-    assert_eq!((place.status(&first).as_str(), place.status(&next).as_str()), ("in_progress", "created"));
     daemon.stop();
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Daemon, Place, a_while};
 use crate::support::gpus::{StandIn, fixture};
-use crate::support::{Call, Engine, Tap, TestContext, base, require, wait_for, wait_until};
+use crate::support::{Call, Tap, TestContext, base, wait_for, wait_until};
 
 /// Four devices; the nodes are not in the order of the indices.
 pub(super) const FOUR: &str = "\
@@ -81,13 +81,7 @@ impl<'a> Scene<'a> {
 
     /// The base, which says that it sees all GPUs.
     pub(super) fn sees_all(&self) -> PathBuf {
-        require(Engine::Umoci);
-        let context = self.place.context;
-        let image = context.path("image");
-        context.command("cp").args(["-r", "--reflink=auto"]).arg(base()).arg(&image).ok();
-        let umoci = context.command("umoci").args(["config", "--config.env", "NVIDIA_VISIBLE_DEVICES=all"]);
-        umoci.arg("--image").arg(format!("{}:latest", image.display())).ok();
-        image
+        self.place.base_with(&["--config.env", "NVIDIA_VISIBLE_DEVICES=all"])
     }
 
     /// A task that stays until it is let go, in a queue.
@@ -121,7 +115,7 @@ impl<'a> Scene<'a> {
 
     /// Fails unless a task has exactly these devices, all of them can be computed on, and nobody else has one of them.
     #[track_caller]
-    fn has(&self, task: &str, indices: &[usize]) {
+    pub(super) fn has(&self, task: &str, indices: &[usize]) {
         let inside = self.said(task);
         let ids: Vec<String> = indices.iter().map(|it| uuid(*it)).collect();
         let mut nodes: Vec<&str> = indices.iter().map(|it| NODES[*it]).collect();

@@ -1,6 +1,7 @@
 //! `agent daemon` before the embedded server: what it takes, in which order, and what survives which kill.
 
 mod aborts;
+mod ahead;
 mod background;
 mod callbacks;
 mod containers;
@@ -17,6 +18,7 @@ mod lines;
 mod order;
 mod pipeline;
 mod ports;
+mod rights;
 mod services;
 mod standalone;
 
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Call, Running, Server, TestContext, base, wait_for, wait_until};
+use crate::support::{Call, Engine, Running, Server, TestContext, base, require, wait_for, wait_until};
 
 /// Says that it is up, does as its parameters say, and says that it is done.
 const SCRIPT: &str = "\
@@ -98,6 +100,16 @@ impl<'a> Place<'a> {
 
     fn enqueue(&self, task: &str, queue: &str) {
         self.server.call("tasks.enqueue", &json!({ "task": task, "queue_name": queue }));
+    }
+
+    /// The base with another configuration (`umoci config`), as a layout of its own.
+    fn base_with(&self, options: &[&str]) -> PathBuf {
+        require(Engine::Umoci);
+        let image = self.context.path(format!("image-{}", agent::digest::Digest::of(options.concat()).hex()));
+        self.context.command("cp").args(["-r", "--reflink=auto"]).arg(base()).arg(&image).ok();
+        let umoci = self.context.command("umoci").arg("config").args(options);
+        umoci.arg("--image").arg(format!("{}:latest", image.display())).ok();
+        image
     }
 
     /// The program under test, which knows the server and this world's state.

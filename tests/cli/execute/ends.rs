@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::in_each_engine;
 use super::task::{IN_DOCKER, IN_PODMAN, NATIVELY, Task, Where};
-use crate::support::{TestContext, wait_until};
+use crate::support::{Repository, TestContext, wait_until};
 
 /// Says that it is up, prints what consoles find hard, and ends with a code.
 const ENDS: &str = "\
@@ -21,6 +21,18 @@ const WAITS: &str = "\
 import signal, sys, time
 def end(*_):
     print('asked to end', flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+print('up', flush=True)
+time.sleep(900)
+";
+
+/// Says that it is up and nothing more, and takes its time when it is asked to end.
+const SILENT: &str = "\
+import os, signal, sys, time
+def end(*_):
+    while not os.path.exists('/lent/go'):
+        time.sleep(0.05)
     sys.exit(143)
 signal.signal(signal.SIGTERM, end)
 print('up', flush=True)
@@ -141,22 +153,71 @@ fn whoever_started_it_may_tell_the_end() {
 }
 
 #[test]
-fn what_a_run_resolved_stands_in_its_task() {
+fn what_a_run_resolved_stands_in_its_task_and_a_clone_of_it_is_the_same() {
     let context = TestContext::warm();
-    let task = Task::new(&context, &NATIVELY, "import six\nprint('six', six.__version__)\n");
-    let script = json!({ "requirements": { "pip": "six\n" } });
+    let repository = Repository::new(&context, "project");
+    let commit = repository.commit(&[("task.py", "import six\nprint('first', six.__version__)\n")]);
+    let task = Task::new(&context, &NATIVELY, "");
+    let script = json!({
+        "repository": repository.url(), "branch": "main", "diff": "", "requirements": { "pip": "six\n" },
+    });
     task.server.call("tasks.edit", &json!({ "task": task.id, "force": true, "script": script }));
     let said = task.execute().run().success().stdout;
-    let version = said.trim().strip_prefix("six ").unwrap();
+    let version = said.trim().strip_prefix("first ").unwrap();
     let document = task.document(&task.id);
-    let requirements = &document["script"]["requirements"];
+    let script = &document["script"];
+    assert_eq!((&script["version_num"], &script["branch"]), (&json!(commit), &json!("main")));
+    let requirements = &script["requirements"];
     assert_eq!(
         (&requirements["pip"], &requirements["org_pip"]),
         (&json!([format!("six=={version}")]), &json!("six\n"))
     );
     let lock = &document["configuration"]["agent-lock"];
     assert_eq!((&lock["name"], &lock["type"]), (&json!("agent-lock"), &json!("text")));
-    assert!(lock["value"].as_str().unwrap().contains(&format!("version = \"{version}\"")), "{lock}");
+    for pinned in [format!("version = \"{version}\""), format!("commit = \"{commit}\"")] {
+        assert!(lock["value"].as_str().unwrap().contains(&pinned), "{pinned} in {lock}");
+    }
+
+    // The branch goes on.
+    repository.commit(&[("task.py", "print('second')\n")]);
+    assert_eq!(task.execute().arg("--clone").run().success().stdout, said);
+}
+
+#[test]
+fn a_run_that_is_silent_or_takes_too_long_is_ended_and_has_failed() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &NATIVELY, SILENT);
+    let lent = context.path("lent");
+    fs_err::create_dir(&lent).unwrap();
+    let container = json!({ "arguments": format!("-v {}:/lent", lent.display()) });
+    task.server.call("tasks.edit", &json!({ "task": task.id, "force": true, "container": container }));
+    let limited = |id: &str, run: &str, quiet: &str| {
+        let call = task.execute_other(id).args(["--retries", "2"]).env("CLEARML_AGENT__AGENT__STOP_GRACE_SEC", "60");
+        let call = call.env("CLEARML_AGENT__AGENT__RUN_TIMEOUT_SEC", run);
+        call.env("CLEARML_AGENT__AGENT__RUN_SILENCE_TIMEOUT_SEC", quiet)
+    };
+    let has_failed = |id: &str, reason: &str| {
+        let found = task.document(id);
+        assert_eq!((&found["status"], &found["status_reason"]), (&json!("failed"), &json!(reason)), "{found}");
+        let console = task.server.console(id);
+        assert_eq!(console.matches(&format!("Process failed: {reason}\n")).count(), 1, "{console}");
+    };
+
+    let reason = "the run printed nothing for 5 s";
+    let mut running = limited(&task.id, "600", "5").spawn(&context.path("output"));
+    let message = || task.document(&task.id)["status_message"].as_str().unwrap_or_default().to_owned();
+    wait_until("the task says why it is ended", || {
+        message().starts_with(&format!("ending the run: {reason} (Changed by"))
+    });
+    assert_eq!(task.server.status(&task.id), "in_progress");
+    crate::support::write(&lent.join("go"), "");
+    assert_eq!(running.wait(), Some(143));
+    has_failed(&task.id, reason);
+
+    let busy = task.another("import time\nwhile True:\n    print('busy', flush=True)\n    time.sleep(0.1)\n");
+    limited(&busy, "2", "600").run().exits(143);
+    has_failed(&busy, "the run was not over within 2 s");
+    assert_eq!(task.units().len(), 2, "nothing is tried again");
 }
 
 #[test]

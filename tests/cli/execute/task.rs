@@ -27,13 +27,18 @@ impl<'a> Task<'a> {
         if let Some(engine) = place.needs {
             require(engine);
         }
-        let server = Server::start(context);
+        let mut task = Self { context, server: Server::start(context), id: String::new(), flag: place.flag };
+        task.id = task.another(script);
+        task
+    }
+
+    /// Another task on the same server.
+    pub(super) fn another(&self, script: &str) -> String {
         let task = json!({
             "name": "a task", "type": "training",
             "script": {"entry_point": "task.py", "binary": "python3", "diff": script, "requirements": {"pip": ""}},
         });
-        let id = server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned();
-        Self { context, server, id, flag: place.flag }
+        self.server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned()
     }
 
     /// `agent execute` of it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::super::*;
-use super::world::{Act, World};
+use super::world::{Act, Going, PATIENT, World};
 use crate::daemon::journal::Phase;
 use crate::run::Outcome;
 
@@ -13,7 +13,7 @@ use crate::run::Outcome;
 const SLEEPS: &str = "echo $$ > \"$here/pid\"; exec sleep 600";
 
 /// A world in which a unit stays in a phase, and the unit.
-async fn staying_in(phase: Phase) -> (World, super::world::Going) {
+async fn staying_in(phase: Phase) -> (World, Going) {
     let world = World::queued().await;
     match phase {
         Phase::Build => world.builds(SLEEPS),
@@ -21,7 +21,7 @@ async fn staying_in(phase: Phase) -> (World, super::world::Going) {
         Phase::Start => world.engine.starts.lock().unwrap().push_back(Act::Hang),
         _ => {}
     }
-    let mut unit = world.begin();
+    let mut unit = world.begin_at(PATIENT);
     unit.reaches(phase).await;
     // What comes in the moment of a message is overwritten by it.
     let message = match phase {

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::world::{Act, BUILDS, World};
+use super::world::{Act, BUILDS, Going, PACE, PATIENT, World};
 use crate::daemon::journal::Phase;
 use crate::engine::{Docker, Endpoint};
 use crate::run::ContainerEngine;
@@ -16,12 +16,12 @@ const SOON: Duration = Duration::from_secs(10);
 const DONE: Outcome = Outcome::Exited { code: 0, out_of_memory: false };
 
 /// A unit that has come so far, and then the server went away.
-async fn without_a_server(phase: Phase) -> (World, super::world::Going) {
+async fn without_a_server(phase: Phase, pace: Pace) -> (World, Going) {
     let mut world = World::queued().await;
     if phase == Phase::Taken {
         world.stop_server().await;
     }
-    let mut unit = world.begin();
+    let mut unit = world.begin_at(pace);
     if phase > Phase::Taken {
         unit.reaches(Phase::Run).await;
         world.says("running").await;
@@ -39,7 +39,7 @@ async fn without_a_server(phase: Phase) -> (World, super::world::Going) {
 #[tokio::test]
 async fn a_stop_without_a_server_leaves_the_unit_for_the_next_start() {
     for phase in [Phase::Taken, Phase::Run, Phase::Drain] {
-        let (mut world, mut unit) = without_a_server(phase).await;
+        let (mut world, mut unit) = without_a_server(phase, PACE).await;
         let asked = Instant::now();
         unit.asks.send(Ask::Stop).unwrap();
         assert_eq!(unit.ends().await, UnitEnd::Detached, "{phase:?}");
@@ -63,19 +63,19 @@ async fn a_stop_without_a_server_leaves_the_unit_for_the_next_start() {
 #[tokio::test]
 async fn a_second_wish_to_end_is_obeyed_at_once() {
     for phase in [Phase::Taken, Phase::Drain] {
-        let (_world, mut unit) = without_a_server(phase).await;
+        let (_world, mut unit) = without_a_server(phase, PATIENT).await;
         unit.asks.send(Ask::Stop).unwrap();
         tokio::time::sleep(Duration::from_millis(30)).await;
         let asked = Instant::now();
         unit.asks.send(Ask::Detach).unwrap();
         assert_eq!(unit.ends().await, UnitEnd::Detached);
-        assert!(asked.elapsed() < Duration::from_millis(200), "{phase:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < SOON, "{phase:?}: {:?}", asked.elapsed());
     }
 }
 
 #[tokio::test]
 async fn whoever_asks_for_the_task_again_takes_back_a_stop_that_came_before_it_was_taken() {
-    let (mut world, mut unit) = without_a_server(Phase::Taken).await;
+    let (mut world, mut unit) = without_a_server(Phase::Taken, PACE).await;
     unit.asks.send(Ask::Stop).unwrap();
     assert_eq!(unit.ends().await, UnitEnd::Detached);
     world.start_server().await;

@@ -38,6 +38,8 @@ pub(super) const PACE: Pace = Pace {
 };
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(60);
+/// The same, but nobody that is to stop leaves for a server or an engine that is slow to answer.
+pub(super) const PATIENT: Pace = Pace { leave: Duration::from_secs(600), ..PACE };
 
 /// A build that succeeds at once.
 pub(super) const BUILDS: &str = r#"
@@ -167,9 +169,21 @@ impl World {
 
     /// The same with an engine that the journal calls by another name.
     pub(super) fn begin_in(&self, engine: &str) -> Going {
+        self.begin_with(engine, PACE)
+    }
+
+    /// The same at another pace.
+    pub(super) fn begin_at(&self, pace: Pace) -> Going {
+        self.begin_with("fake", pace)
+    }
+
+    fn begin_with(&self, engine: &str, pace: Pace) -> Going {
         let executor = self.executor();
         let entry = executor.journal.begin(&self.claim(), engine, "here").unwrap();
-        self.drive(executor, entry)
+        let (asks, asked) = watch::channel(Ask::Nothing);
+        let (told, events) = mpsc::channel(1000);
+        let unit = Unit::new(executor, entry, asked, told, pace);
+        Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
     }
 
     /// Goes on with the only unit that was left behind.
@@ -189,13 +203,6 @@ impl World {
         let (asks, asked) = watch::channel(Ask::Nothing);
         let (told, events) = mpsc::channel(1000);
         let unit = resumed(executor, found.remove(0), asked, told, pace).unwrap();
-        Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
-    }
-
-    fn drive(&self, executor: Arc<Executor>, entry: Entry) -> Going {
-        let (asks, asked) = watch::channel(Ask::Nothing);
-        let (told, events) = mpsc::channel(1000);
-        let unit = Unit::new(executor, entry, asked, told, PACE);
         Going { asks, events, end: tokio::spawn(unit.drive()), phases: Vec::new(), notes: Vec::new() }
     }
 

@@ -7,6 +7,8 @@ ci=$root/target/ci
 checkout=$(printf %s "$root" | sha256sum | cut -c1-8)
 if [ "$(id -u)" = 0 ]; then run=/run/agent-ci-$checkout; else run=${XDG_RUNTIME_DIR:-/tmp}/agent-ci-$checkout; fi
 bridge=agci-$checkout
+# Where the tests make their trees.
+trees=/tmp/at-${checkout:0:6}
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() {

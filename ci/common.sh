@@ -57,6 +57,15 @@ daemon() {
   echo $! >"$run/$name.pid"
 }
 
+# idle LOG COMMAND…: starts a command that has of the processors what nobody else wants, its output in a log. In a session of
+# its own: where the kernel shares the processors among sessions, niceness counts within one alone.
+idle() {
+  local log=$1
+  shift
+  ! chrt --idle 0 true 2>/dev/null || set -- chrt --idle 0 "$@"
+  setsid bash -c 'echo 19 2>/dev/null >/proc/self/autogroup; exec nice -n 19 "$@"' idle "$@" >"$log" 2>&1 </dev/null &
+}
+
 # end NAME: ends a program that `daemon` started, and waits for it.
 end() {
   local pid round

@@ -7,6 +7,8 @@ ci=$root/target/ci
 checkout=$(printf %s "$root" | sha256sum | cut -c1-8)
 if [ "$(id -u)" = 0 ]; then run=/run/agent-ci-$checkout; else run=${XDG_RUNTIME_DIR:-/tmp}/agent-ci-$checkout; fi
 bridge=agci-$checkout
+# Where the tests make their trees.
+trees=/tmp/at-${checkout:0:6}
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() {
@@ -53,6 +55,15 @@ daemon() {
   # Somewhere of its own: podman's conmon leaves files where it was started.
   (cd "$run" && exec setsid "$@") >"$ci/$name.log" 2>&1 </dev/null &
   echo $! >"$run/$name.pid"
+}
+
+# idle LOG COMMAND…: starts a command that has of the processors what nobody else wants, its output in a log. In a session of
+# its own: where the kernel shares the processors among sessions, niceness counts within one alone.
+idle() {
+  local log=$1
+  shift
+  ! chrt --idle 0 true 2>/dev/null || set -- chrt --idle 0 "$@"
+  setsid bash -c 'echo 19 2>/dev/null >/proc/self/autogroup; exec nice -n 19 "$@"' idle "$@" >"$log" 2>&1 </dev/null &
 }
 
 # end NAME: ends a program that `daemon` started, and waits for it.

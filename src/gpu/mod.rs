@@ -129,6 +129,7 @@ impl LostGpu {
     fn new(index: u32, instance: Option<u32>, error: &NvmlError) -> Self {
         let reason = match error {
             NvmlError::GpuLost => "it fell off the bus or cannot be reached".to_owned(),
+            NvmlError::NoPermission => "this user may not use it".to_owned(),
             other => format!("the driver fails on it: {other}"),
         };
         Self { index, instance, reason }
@@ -208,7 +209,8 @@ fn inventory(nvml: &Nvml) -> Result<Inventory, GpuError> {
 fn gpu(index: u32, device: &NvmlDevice<'_>, lost: &mut Vec<LostGpu>) -> Result<Gpu, GpuError> {
     let failed = |what| move |source| GpuError::Driver { what, source };
     let memory = match device.memory_info() {
-        Err(NvmlError::NotSupported) => None,
+        // Drivers before 510 have this question in an older form alone.
+        Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => None,
         other => Some(other.map_err(failed("a device's memory"))?),
     };
     // A device that knows no MIG says so; that is no failure.
@@ -255,8 +257,12 @@ fn instances(gpu: u32, device: &NvmlDevice<'_>, lost: &mut Vec<LostGpu>) -> Vec<
 
 /// Ids of the processes with a compute context; a driver that does not tell has none to tell of.
 fn processes(device: &NvmlDevice<'_>) -> Vec<u32> {
-    let mut ids: Vec<u32> =
-        device.running_compute_processes().unwrap_or_default().into_iter().map(|it| it.pid).collect();
+    let told = match device.running_compute_processes() {
+        // As drivers before 510 are asked.
+        Err(NvmlError::FailedToLoadSymbol(_)) => device.running_compute_processes_v2(),
+        told => told,
+    };
+    let mut ids: Vec<u32> = told.unwrap_or_default().into_iter().map(|it| it.pid).collect();
     ids.sort_unstable();
     ids
 }

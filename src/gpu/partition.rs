@@ -4,6 +4,7 @@
 //! NVML's safe interface does not tell these two numbers of an instance; `nvidia-smi`, which comes with every driver, does.
 //! The driver's `/proc` then names the nodes.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,13 @@ pub(super) fn capabilities(driver: &Driver, gpu: u32, minor: u32, instance: u32)
     let program = &driver.programs.iter().find(|it| it.0 == "nvidia-smi")?.1;
     let mut command = Command::new(program);
     command.args(["-q", "-x", "-i", &gpu.to_string()]);
+    // It loads NVML, which lies where the loader was not told to look if the driver has a root of its own.
+    let beside = driver.libraries.iter().find(|it| it.1 == "libnvidia-ml.so.1").and_then(|it| it.0.parent());
+    let own = std::env::var_os("LD_LIBRARY_PATH").filter(|it| !it.is_empty());
+    let directories = own.iter().flat_map(std::env::split_paths).chain(beside.map(Path::to_owned));
+    if let Ok(directories) = std::env::join_paths(directories) {
+        command.env("LD_LIBRARY_PATH", directories);
+    }
     let output = crate::process::run(&mut command, PATIENCE).ok()?;
     let (group, compute) = numbers(&output.text(), instance)?;
     let base = format!("capabilities/gpu{minor}/mig/gi{group}");

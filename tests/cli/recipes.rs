@@ -17,6 +17,7 @@ use agent::system::apt::Apt;
 use agent::system::{SystemError, fetch, install, recipe};
 
 use crate::sandbox::{answer, as_user};
+use crate::support::PackageIndex;
 use crate::support::images::block;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -250,6 +251,85 @@ fn a_recipe_lays_out_libraries_of_wheels_as_nvidias_images_have_them() {
     let expected = "cuda-12.6\ncuda-12.6\n/usr/local/cuda:\nlib64\ntargets\n\n/usr/local/cuda/lib64:\nlibcudart.so.12\n\
                     nvidia-cuda-runtime-cu12\nnvidia-nvtx-cu12\n/usr/local/nvidia/lib\n/usr/local/nvidia/lib64\n";
     assert_eq!(listed, expected);
+}
+
+/// The recipe with CUDA with its second list of wheels alone.
+fn only_cudnn() -> String {
+    let text = recipe::text("debian-cuda").unwrap();
+    let parts: Vec<&str> = text.split("[[wheels]]\n").collect();
+    assert!(parts.len() == 3 && parts[2].contains("nvidia-cudnn-cu12=="), "{text}");
+    [parts[0], parts[2]].join("[[wheels]]\n")
+}
+
+/// A wheel as NVIDIA's are: libraries beside headers, in a package of their own.
+const WHEEL: &str = "\
+import os, sys, zipfile
+path, name, version, package, *libraries = sys.argv[1:]
+info = f'{name}-{version}.dist-info'
+with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as wheel:
+    for directory in ('', f'{package}/', f'{package}/include/', f'{package}/lib/'):
+        wheel.writestr(f'nvidia/{directory}__init__.py', '')
+    wheel.writestr(f'nvidia/{package}/include/{package}.h', '// a header')
+    for library in libraries:
+        wheel.write(library, f'nvidia/{package}/lib/{os.path.basename(library)}')
+    wheel.writestr(f'{info}/License.txt', 'a licence')
+    wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
+    wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
+    wheel.writestr(f'{info}/RECORD', '')
+";
+
+/// cuDNN and NCCL are of a gigabyte: these have their names, their files' names and their places alone.
+#[test]
+fn a_recipe_lays_out_cudnn_and_nccl_where_the_linker_looks_by_itself() {
+    let context = crate::support::TestContext::warm();
+    let index = PackageIndex::start(&context, "index");
+    let cudnn =
+        ["", "_adv", "_cnn", "_engines_precompiled", "_engines_runtime_compiled", "_graph", "_heuristic", "_ops"];
+    let cudnn: Vec<String> = cudnn.iter().map(|it| format!("libcudnn{it}.so.9")).collect();
+    let nccl = vec!["libnccl.so.2".to_owned()];
+    for (name, version, tag, package, libraries) in [
+        ("nvidia_cudnn_cu12", "9.5.1.17", "manylinux_2_28_x86_64", "cudnn", &cudnn),
+        ("nvidia_nccl_cu12", "2.23.4", "manylinux2014_x86_64", "nccl", &nccl),
+    ] {
+        let source = context.path("library.c");
+        let paths: Vec<_> = libraries.iter().map(|it| context.path(it)).collect();
+        for (library, path) in libraries.iter().zip(&paths) {
+            crate::support::write(&source, &format!("const char *who(void) {{ return \"{library}\"; }}\n"));
+            let call = context.command("cc").args(["-shared", "-fPIC", &format!("-Wl,-soname,{library}"), "-o"]);
+            call.arg(path).arg(&source).ok();
+        }
+        let wheel = index.directory().join(format!("{name}-{version}-py3-none-{tag}.whl"));
+        context.command("python3").args(["-c", WHEEL]).arg(wheel).args([name, version, package]).args(&paths).ok();
+    }
+    let store = store(&context);
+    let url = index.url();
+    let indexes = Indexes::of_machine(&|name| (name == "PIP_INDEX_URL").then(|| url.clone()));
+    let text = only_cudnn();
+    let asked = ("debian-cuda", text.as_str());
+    let resolved = agent::lock::recipe::resolve(&store, asked, &indexes, Duration::ZERO, &silent()).unwrap();
+    let names: Vec<&str> = resolved.wheels.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["nvidia-cudnn-cu12", "nvidia-nccl-cu12"]);
+    block(agent::lock::recipe::fetch(&store, &resolved, &indexes, &silent())).unwrap();
+    let made = recipe::build(&store, &resolved, &Silent).unwrap();
+    assert_eq!(made.above.len(), 2, "one layer for the list, and the linker's cache");
+    let blobs: Vec<LayerBlob> =
+        made.layers().map(|it| LayerBlob { diff_id: it.diff_id, blob: it.descriptor.digest }).collect();
+    let sandbox = Sandbox::open(&store, &blobs, &Silent).unwrap();
+    let script = "cd /usr/lib/x86_64-linux-gnu; ls | grep -E 'cudnn|nccl' | tr '\\n' ' '; /sbin/ldconfig -p | grep -cE 'cudnn|nccl'; \
+                  find / -xdev -path '*nvidia*' -type f | LC_ALL=C sort";
+    let listed = sandbox.run(&Step::new("sh", &["/bin/sh", "-c", script]), &Silent).unwrap().text();
+    let expected = format!(
+        "{} libnccl.so.2 9\n/etc/ld.so.conf.d/nvidia.conf\n/usr/share/doc/nvidia-cudnn-cu12/License.txt\n\
+         /usr/share/doc/nvidia-nccl-cu12/License.txt\n",
+        cudnn.join(" ")
+    );
+    assert_eq!(listed, expected);
+    // By name alone, as the linker finds them.
+    let program = "import ctypes, sys\nfor name in sys.argv[1:]:\n    who = ctypes.CDLL(name).who\n    who.restype = ctypes.c_char_p\n    print(who().decode())";
+    let all: Vec<&str> = cudnn.iter().chain(&nccl).map(String::as_str).collect();
+    let output =
+        sandbox.run(&Step::new("python3", &[&["python3", "-c", program][..], &all].concat()), &Silent).unwrap();
+    assert_eq!((output.code, output.text().lines().collect::<Vec<_>>()), (0, all), "{}", output.last_words());
 }
 
 #[test]

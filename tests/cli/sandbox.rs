@@ -11,7 +11,7 @@ use agent::report::Silent;
 use agent::sandbox::{Guest, LayerBlob, Sandbox, Step, Temporary};
 use agent::store::Store;
 
-use crate::support::{Engine, TestContext, docker_host, require, user};
+use crate::support::{Engine, TestContext, directory, docker_host, require, user};
 
 /// This test binary is the sandbox's program too: stages begin before the harness does.
 #[expect(unsafe_code, reason = "runs before main, when there is one thread, as `dispatch` asks for")]
@@ -32,7 +32,7 @@ pub(crate) fn as_user(test: &str) -> String {
 
 /// Runs one ignored test in a process of its own, as a user or as this one.
 pub(crate) fn elsewhere(test: &str, user: Option<&str>, env: &[(&str, &str)]) -> String {
-    let dir = tempfile::Builder::new().prefix("agent-user-").tempdir().unwrap();
+    let dir = directory();
     // Neither the build directory nor a temporary one need be open to others.
     let program = dir.path().join("tests");
     fs_err::copy(std::env::current_exe().unwrap(), &program).unwrap();

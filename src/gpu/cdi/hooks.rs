@@ -3,7 +3,8 @@
 //!
 //! `update-ldcache` would let the image's `ldconfig` find the mounted libraries. Here a directory of our own gets links, by
 //! the libraries' own names (SONAME), to those that were mounted in the folders it names: the loader that looks there
-//! finds the driver's libraries and nothing else that lies in such folders.
+//! finds the driver's libraries and nothing else that lies in such folders. Beside the libraries there are such links too,
+//! as `ldconfig` makes them: `create-symlinks` counts on them.
 
 use std::collections::BTreeSet;
 
@@ -36,18 +37,28 @@ pub(super) fn translate(hooks: &[&Hook], edits: &mut ContainerEdits, notes: &mut
         }
     }
     let libraries = edits.mounts.iter().filter(|it| within(&it.target, &folders));
-    let links: Vec<Link> = libraries
-        .filter_map(|it| {
-            let name = elf::soname(&it.source)?;
-            Some(Link { path: format!("{LIBRARIES}/{name}"), target: it.target.clone() })
-        })
-        .collect();
+    let named = libraries.filter_map(|it| Some((it.target.as_str(), elf::soname(&it.source)?)));
+    let links: Vec<Link> = named.flat_map(|(target, name)| names(target, &name)).collect();
     if !links.is_empty() {
         edits.library_directories.push(LIBRARIES.to_owned());
     }
     edits.links.extend(links);
     edits.links.sort();
     edits.links.dedup();
+}
+
+/// The names by which programs find a mounted library.
+fn names(target: &str, soname: &str) -> Vec<Link> {
+    let link = |path: String, target: &str| Link { path, target: target.to_owned() };
+    let mut links = vec![link(format!("{LIBRARIES}/{soname}"), target)];
+    // Some programs ask for it by the name that a development package would have.
+    if soname == "libcuda.so.1" {
+        links.push(link(format!("{LIBRARIES}/libcuda.so"), soname));
+    }
+    if let Some((folder, file)) = target.rsplit_once('/').filter(|it| it.1 != soname) {
+        links.push(link(format!("{folder}/{soname}"), file));
+    }
+    links
 }
 
 /// Values of an option, `--name value` or `--name=value`.

@@ -15,7 +15,7 @@ use super::{ContainerEdits, DeviceNode, KIND, Mount, hooks};
 /// Where specifications lie, the most important last.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// Versions whose fields are known here.
-const VERSIONS: [&str; 6] = ["0.3.", "0.4.", "0.5.", "0.6.", "0.7.", "0.8."];
+const VERSIONS: [&str; 8] = ["0.3.", "0.4.", "0.5.", "0.6.", "0.7.", "0.8.", "1.0.", "1.1."];
 /// Larger than any specification, in bytes.
 const LARGEST: u64 = 8 << 20;
 
@@ -38,7 +38,7 @@ struct Device {
     container_edits: Edits,
 }
 
-/// `containerEdits`. Fields that say nothing of devices or files (`intelRdt`) are not read.
+/// `containerEdits`. Fields that say nothing of devices or files (`intelRdt`, `netDevices`) are not read.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Edits {
@@ -203,7 +203,7 @@ fn parse(path: &Path) -> Result<Option<Specification>, String> {
     }
     let version = &specification.cdi_version;
     if !VERSIONS.iter().any(|it| version.starts_with(it)) {
-        return Err(format!("its cdiVersion is `{version}`, and 0.3 to 0.8 are known"));
+        return Err(format!("its cdiVersion is `{version}`, and 0.3 to 1.1 are known"));
     }
     Ok(Some(specification))
 }

@@ -102,6 +102,8 @@ fn a_specification_is_read_as_nvidias_generator_writes_it() {
     let link = |path: &str, target: &str| Link { path: path.to_owned(), target: target.to_owned() };
     let made = [
         link("/usr/lib/libcuda.so", "libcuda.so.1"),
+        link("/usr/lib/libcuda.so.1", "libcuda.so.550.54.14"),
+        link("/usr/local/nvidia/lib64/libcuda.so", "libcuda.so.1"),
         link("/usr/local/nvidia/lib64/libcuda.so.1", "/usr/lib/libcuda.so.550.54.14"),
     ];
     assert_eq!(edits.links, made);
@@ -113,7 +115,7 @@ fn a_specification_is_read_as_nvidias_generator_writes_it() {
 fn json_says_the_same_and_a_later_directory_counts_more() {
     let host = Host::new();
     host.describe("etc/cdi", "nvidia.yaml", YAML);
-    let json = r#"{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": "GPU-0", "containerEdits":
+    let json = r#"{"cdiVersion": "1.1.0", "kind": "nvidia.com/gpu", "devices": [{"name": "GPU-0", "containerEdits":
         {"deviceNodes": [{"path": "/dev/nvidia7", "hostPath": "@ROOT@/dev/nvidia0", "permissions": "r"}]}}]}"#;
     host.describe("run/cdi", "other.json", json);
     let (edits, _) = host.edits("0").unwrap();
@@ -156,7 +158,7 @@ fn what_cannot_be_read_is_left_aside_with_a_warning() {
     let known = host.specifications();
     let said = known.warnings().join("\n");
     for part in
-        ["a.json is left aside", "`0.2.0`, and 0.3 to 0.8 are known", "d.yaml is left", "describe nvidia.com/gpu=0"]
+        ["a.json is left aside", "`0.2.0`, and 0.3 to 1.1 are known", "d.yaml is left", "describe nvidia.com/gpu=0"]
     {
         assert!(said.contains(part), "{part}: {said}");
     }

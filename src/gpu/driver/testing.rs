@@ -52,7 +52,9 @@ pub(crate) fn install(root: &Path) -> PathBuf {
     let report = "<mig_device><index>0</index><gpu_instance_id>7</gpu_instance_id>\
                   <compute_instance_id>0</compute_instance_id></mig_device>";
     let smi = root.join("usr/bin/nvidia-smi");
-    write(&smi, format!("#!/bin/sh\necho '{report}'\n").as_bytes());
+    // It finds NVML as the loader does.
+    let found = "IFS=:; for at in $LD_LIBRARY_PATH; do [ ! -e \"$at/libnvidia-ml.so.550.54.14\" ] || found=1; done";
+    write(&smi, format!("#!/bin/sh\n{found}\n[ -n \"$found\" ] && echo '{report}'\n").as_bytes());
     fs::set_permissions(&smi, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for name in
         ["nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-caps/nvidia-cap66", "nvidia-caps/nvidia-cap67"]

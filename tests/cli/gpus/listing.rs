@@ -60,6 +60,17 @@ fn some_of_them_are_named_as_everywhere() {
 }
 
 #[test]
+fn an_old_driver_tells_of_devices_and_who_uses_them() {
+    let context = TestContext::new();
+    let driver = StandIn::install(&context, &GPUS.replace("HBM3\ngpu 0", "HBM3\nprocess 4711\ngpu 0"));
+    driver.grow_old(&context);
+    let told = json(asked(&context, &driver, &[]));
+    let first = &told["devices"][0];
+    assert_eq!((&first["memory_total"], &first["processes"]), (&Value::Null, &json!([4711])));
+    insta::assert_snapshot!(asked(&context, &driver, &["--gpus", "all", "--share", "1"]).ok(), @"free: 1:0, 1:1, 2; a task gets 1:0");
+}
+
+#[test]
 fn what_a_task_of_a_queue_would_get_is_told_from_what_is_free_now() {
     let context = TestContext::new();
     let driver = StandIn::install(&context, GPUS);

@@ -1,13 +1,16 @@
 //! GPUs of a native run: exactly the chosen ones, from the driver as it is installed and from CDI specifications.
 
-use crate::support::gpus::{GPUS, StandIn, fixture};
-use crate::support::{Call, Engine, TestContext, base, require, write};
+use serde_json::json;
 
-/// Says what of GPUs is there, then computes on all of them.
-const REPORT: &str = "\
+use crate::support::gpus::{GPUS, StandIn, fixture};
+use crate::support::{Call, Engine, Server, TestContext, base, require, write};
+
+/// Says what of GPUs is there: device nodes, variables, files of a driver wherever they lie. Then computes on all of them.
+const REPORT: &str = r"
 cd /dev && echo nodes: $(ls -d nvidia* nvidia-caps/* 2>/dev/null | grep -v '^nvidia-caps$')
 env | grep -E '^(NVIDIA|CUDA|LD_LIBRARY)' | sort
-command -v nvidia-smi
+find / \( -path /proc -o -path /sys -o -path /dev \) -prune -o ! -type d \
+  \( -path '/usr/local/nvidia*' -o -name 'libcuda*' -o -name 'libnv*' -o -name 'nvidia*' \) -print | LC_ALL=C sort
 exec /opt/check
 ";
 
@@ -47,6 +50,24 @@ impl World {
         call.arg(format!("oci:{}", self.context.path("image").display())).args(["sh", "/opt/report.sh"])
     }
 
+    /// What a task says that makes the report, executed natively.
+    fn executed(&self, server: &Server, flags: &[&str], code: i32) -> String {
+        let lent = |name: &str| format!("-v {}:/opt/{name}:ro", self.context.path(name).display());
+        let script = "import subprocess, sys\nsys.exit(subprocess.run(['sh', '/opt/report.sh']).returncode)\n";
+        let task = json!({
+            "name": "a report", "type": "training",
+            "script": {"entry_point": "report.py", "binary": "python3", "diff": script, "requirements": {"pip": ""}},
+            "container": {"arguments": format!("{} {}", lent("check"), lent("report.sh"))},
+        });
+        let task = server.call("tasks.create", &task)["id"].as_str().unwrap().to_owned();
+        let image = format!("oci:{}", self.context.path("image").display());
+        let call = self.context.agent().args(["execute", "--native", "--id", &task]).args(flags);
+        let call = call.env("AGENT_DRIVER_ROOT", self.driver.root()).env("AGENT_CDI_DIRS", self.context.path("cdi"));
+        let call = call.env("CLEARML_CONFIG_FILE", server.config()).env("CLEARML_DOCKER_IMAGE", image);
+        let call = call.env("CLEARML_AGENT__AGENT__DOCKER_INSTALL_OPENCV_LIBS", "false");
+        call.env("AGENT_STATE_DIR", self.context.path("state")).run().exits(code).shown_stdout()
+    }
+
     fn said(&self, arguments: &[&str], code: i32) -> String {
         self.run(arguments).run().exits(code).shown_stdout()
     }
@@ -60,6 +81,11 @@ fn a_run_has_exactly_the_devices_it_was_given() {
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64
     NVIDIA_VISIBLE_DEVICES=GPU-aaaaaaaa-0000-0000-0000-000000000000
     /usr/bin/nvidia-smi
+    /usr/local/nvidia/lib64/libcuda.so
+    /usr/local/nvidia/lib64/libcuda.so.1
+    /usr/local/nvidia/lib64/libcuda.so.550.54.14
+    /usr/local/nvidia/lib64/libnvidia-ml.so.1
+    /usr/local/nvidia/lib64/libnvidia-ml.so.550.54.14
     computed on 00000000-0000-0000-0000-000000000003 Stand-in
     devices 1
     ");
@@ -68,6 +94,11 @@ fn a_run_has_exactly_the_devices_it_was_given() {
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64
     NVIDIA_VISIBLE_DEVICES=GPU-cccccccc-0000-0000-0000-000000000000,GPU-aaaaaaaa-0000-0000-0000-000000000000
     /usr/bin/nvidia-smi
+    /usr/local/nvidia/lib64/libcuda.so
+    /usr/local/nvidia/lib64/libcuda.so.1
+    /usr/local/nvidia/lib64/libcuda.so.550.54.14
+    /usr/local/nvidia/lib64/libnvidia-ml.so.1
+    /usr/local/nvidia/lib64/libnvidia-ml.so.550.54.14
     computed on 00000000-0000-0000-0000-000000000001 Stand-in
     computed on 00000000-0000-0000-0000-000000000003 Stand-in
     devices 2
@@ -78,6 +109,11 @@ fn a_run_has_exactly_the_devices_it_was_given() {
     LD_LIBRARY_PATH=/own:/usr/local/nvidia/lib64
     NVIDIA_VISIBLE_DEVICES=MIG-b1b1b1b1-0000-0000-0000-000000000000
     /usr/bin/nvidia-smi
+    /usr/local/nvidia/lib64/libcuda.so
+    /usr/local/nvidia/lib64/libcuda.so.1
+    /usr/local/nvidia/lib64/libcuda.so.550.54.14
+    /usr/local/nvidia/lib64/libnvidia-ml.so.1
+    /usr/local/nvidia/lib64/libnvidia-ml.so.550.54.14
     computed on 00000000-0000-0000-0000-000000000000 Stand-in
     devices 1
     ");
@@ -109,6 +145,35 @@ fn a_run_without_gpus_has_none_whatever_its_image_says() {
     assert!(outcome.stderr.contains("the device node `/dev/nvidia-uvm` is missing"), "{}", outcome.stderr);
 }
 
+/// Tasks come to their devices by another way than `agent run`.
+#[test]
+fn a_task_has_exactly_what_it_was_given() {
+    let world = World::new();
+    let server = Server::start(&world.context);
+    insta::assert_snapshot!(world.executed(&server, &["--gpus", "1:0,2"], 0), @r"
+    nodes: nvidia-caps/nvidia-cap66 nvidia-caps/nvidia-cap67 nvidia-uvm nvidia-uvm-tools nvidia0 nvidia1 nvidiactl
+    CUDA_DEVICE_ORDER=PCI_BUS_ID
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64
+    NVIDIA_VISIBLE_DEVICES=MIG-b0b0b0b0-0000-0000-0000-000000000000,GPU-cccccccc-0000-0000-0000-000000000000
+    /usr/bin/nvidia-smi
+    /usr/local/nvidia/lib64/libcuda.so
+    /usr/local/nvidia/lib64/libcuda.so.1
+    /usr/local/nvidia/lib64/libcuda.so.550.54.14
+    /usr/local/nvidia/lib64/libnvidia-ml.so.1
+    /usr/local/nvidia/lib64/libnvidia-ml.so.550.54.14
+    computed on 00000000-0000-0000-0000-000000000000 Stand-in
+    computed on 00000000-0000-0000-0000-000000000001 Stand-in
+    devices 2
+    ");
+    insta::assert_snapshot!(world.executed(&server, &["--cpu-only"], 3), @r"
+    nodes:
+    CUDA_DEVICE_ORDER=PCI_BUS_ID
+    CUDA_VISIBLE_DEVICES=
+    NVIDIA_VISIBLE_DEVICES=void
+    no driver library
+    ");
+}
+
 #[test]
 fn a_specification_says_what_a_run_gets() {
     let world = World::new();
@@ -124,6 +189,11 @@ fn a_specification_says_what_a_run_gets() {
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64
     NVIDIA_VISIBLE_DEVICES=GPU-aaaaaaaa-0000-0000-0000-000000000000
     /usr/bin/nvidia-smi
+    /usr/lib/libcuda.so
+    /usr/lib/libcuda.so.1
+    /usr/lib/libcuda.so.550.54.14
+    /usr/local/nvidia/lib64/libcuda.so
+    /usr/local/nvidia/lib64/libcuda.so.1
     computed on 00000000-0000-0000-0000-000000000000 Stand-in
     devices 1
     ");

@@ -36,15 +36,24 @@ impl StandIn {
         for (source, name, soname) in
             [("nvml.c", "libnvidia-ml.so", "libnvidia-ml.so.1"), ("libcuda.c", "libcuda.so", "libcuda.so.1")]
         {
-            let output = libraries.join(format!("{name}.{VERSION}"));
-            let call = context.command("cc").args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&output);
-            call.arg(format!("-Wl,-soname,{soname}")).arg(fixture(source)).arg("-ldl").ok();
+            driver.compile(context, source, (name, soname), &[]);
             std::os::unix::fs::symlink(format!("{name}.{VERSION}"), libraries.join(soname)).unwrap();
         }
         fs_err::create_dir_all(driver.path("usr/bin")).unwrap();
         fs_err::copy(fixture("nvidia-smi"), driver.path("usr/bin/nvidia-smi")).unwrap();
         driver.change(gpus);
         driver
+    }
+
+    /// Makes of it a driver before 510, whose library knows less.
+    pub(crate) fn grow_old(&self, context: &TestContext) {
+        self.compile(context, "nvml.c", ("libnvidia-ml.so", "libnvidia-ml.so.1"), &["-DOLD"]);
+    }
+
+    fn compile(&self, context: &TestContext, source: &str, (name, soname): (&str, &str), options: &[&str]) {
+        let output = self.libraries().join(format!("{name}.{VERSION}"));
+        let call = context.command("cc").args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&output);
+        call.arg(format!("-Wl,-soname,{soname}")).args(options).arg(fixture(source)).arg("-ldl").ok();
     }
 
     /// Its root.

@@ -64,6 +64,17 @@ const PASSED: &[&str] = &[
     "no_proxy",
 ];
 
+/// A directory of a test's own, gone when dropped: where `ci/setup` made room for such trees, else in `/tmp`. Its path is
+/// short, for that of a socket has 107 bytes at most.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let made = setting("AGENT_TEST_TMP").map(PathBuf::from).filter(|it| it.is_dir());
+    let directory = match made {
+        Some(place) => tempfile::Builder::new().prefix("").tempdir_in(place),
+        None => tempfile::Builder::new().prefix("agent-test-").tempdir(),
+    };
+    directory.unwrap()
+}
+
 /// One test's world; gone with the test.
 pub(crate) struct TestContext {
     root: tempfile::TempDir,
@@ -73,7 +84,7 @@ pub(crate) struct TestContext {
 impl TestContext {
     /// An empty world with an empty store.
     pub(crate) fn new() -> Self {
-        let root = tempfile::Builder::new().prefix("agent-test-").tempdir().unwrap();
+        let root = directory();
         let context = Self { store: root.path().join("cache"), root };
         for directory in ["home", "work", "tmp", "cache"] {
             fs_err::create_dir(context.path(directory)).unwrap();

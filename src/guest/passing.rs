@@ -113,7 +113,7 @@ impl Passing {
 
     /// Passes on at once from now on; what still waits comes first.
     pub(super) fn at_once(self) -> Self {
-        if let Some((sender, thread)) = self.beside {
+        if let Some(Beside { sender, thread, .. }) = self.beside {
             drop(sender);
             let _ = thread.join();
         }

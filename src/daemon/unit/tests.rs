@@ -4,5 +4,6 @@ mod aborts;
 mod away;
 mod elsewhere;
 mod ends;
+mod refused;
 mod resumed;
 mod world;

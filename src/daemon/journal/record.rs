@@ -161,6 +161,11 @@ pub enum Ending {
         /// A device that was lost, where one was; for people.
         lost_gpu: Option<String>,
     },
+    /// It ran, and its program said by its end that its user had broken it off.
+    Aborted {
+        /// The exit code.
+        code: u8,
+    },
     /// It did not run, or not to an end that is known.
     Failed {
         /// Why, for people.

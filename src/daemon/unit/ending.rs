@@ -117,7 +117,10 @@ impl Unit {
 
     /// A run that may have started, and whose end nobody saw, is ended first: no status before that.
     async fn make_sure_of_the_end(&mut self) -> Result<(), Halt> {
-        let over = matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. }));
+        let over = matches!(
+            self.record().end,
+            Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. } | Ending::Aborted { .. })
+        );
         if over || !self.record().may_run {
             return Ok(());
         }
@@ -188,7 +191,8 @@ impl Unit {
             }
             (Some(Wish::Limit { reason }), _) => Some((Level::Error, format!("Process failed: {reason}"))),
             (Some(_), _) => None,
-            (None, Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None }) => None,
+            (None, Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None })
+            | (None, Ending::Aborted { .. }) => None,
             (None, end) => Some((Level::Error, format!("Process failed: {}", settle::reason(end)))),
         }
     }

@@ -381,7 +381,11 @@ impl Unit {
             Some(outcome) => outcome,
         };
         let contained = self.executor.engine.name() != EngineKind::Native.name();
-        let outcome = known::best(told, LeftEnd::of(&self.entry.spool()), Place { contained, asked });
+        let left = LeftEnd::of(&self.entry.spool());
+        let outcome = known::best(told, left, Place { contained, asked });
+        if let Some(code) = known::aborted(&outcome, left).filter(|_| !asked) {
+            return self.ended(Ending::Aborted { code });
+        }
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
         let lost_gpu = if wrong && self.record().wish.is_none() { self.lost_gpu().await } else { None };
         self.ended(Ending::Ran { outcome, lost_gpu })

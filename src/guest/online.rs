@@ -191,6 +191,7 @@ impl Run<'_> {
             task: self.id.clone(),
             worker: self.settings.worker.clone(),
             tags: watch::tags(self.settings.environment.get("CLEARML_WORKER_TAGS").unwrap_or_default()),
+            abort_callback: self.settings.abort_callback,
         };
         let verdict = Arc::new(OnceLock::new());
         let beside = [

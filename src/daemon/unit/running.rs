@@ -345,7 +345,8 @@ impl Unit {
     async fn stopped(&self) -> Option<Outcome> {
         if self.record().wish == Some(Wish::Stop { by: WishedBy::Server }) {
             // The task may have something of its own to do first.
-            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll);
+            let most = self.executor.settings.limits.abort_callback;
+            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll, most);
             tokio::select! {
                 outcome = self.outcome() => return outcome,
                 () = done => {}

@@ -301,6 +301,7 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
             run: None,
             quiet: None,
             grace: Duration::from_secs(1),
+            abort_callback: LONG,
         },
         spool_bytes: 1 << 20,
         images: crate::daemon::images::Bounds { most: 100, unused: Duration::from_secs(3600) },

@@ -102,6 +102,9 @@ pub struct Record {
     /// How often the code that attends it broke.
     #[serde(default)]
     pub broken: u32,
+    /// Why its program may go on after its end, for people.
+    #[serde(default)]
+    pub goes_on: Option<String>,
     /// What somebody wants of it.
     pub wish: Option<Wish>,
     /// How it ended.
@@ -232,6 +235,7 @@ impl Record {
             image: None,
             user: None,
             may_run: false,
+            goes_on: None,
             broken: 0,
             wish: None,
             end: None,

@@ -362,6 +362,11 @@ impl Unit {
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
         }
+        if self.is_forgotten().await
+            && let Some(reason) = self.end_forgotten().await
+        {
+            return Some(Outcome::Lost { reason });
+        }
         let lost = || Some(Outcome::Lost { reason: format!("{name} stopped it and does not tell how it ended") });
         timeout_at(late + KILLING, self.outcome()).await.unwrap_or_else(|_| lost())
     }

@@ -8,18 +8,15 @@ use tokio::time::Instant;
 
 use super::{ApiError, Client};
 
-/// The longest time the SDK may take for it.
-const LONGEST: Duration = Duration::from_secs(1800);
-
-/// Waits until the SDK is done with what a task wants done before it is stopped, or has taken longer than it asked for;
-/// asks every `pause`. Comes at once where there is nothing of the kind.
-pub async fn done(client: &Client, task: &str, pause: Duration) {
+/// Waits until the SDK is done with what a task wants done before it is stopped, or has taken longer than it asked for, or
+/// than `most`; asks every `pause`. Comes at once where there is nothing of the kind.
+pub async fn done(client: &Client, task: &str, pause: Duration, most: Duration) {
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     loop {
         // A server that is away does not say that it is done: then what it said last counts.
         if let Ok(runtime) = runtime(client, task).await {
-            let Some(asked) = limit(&runtime) else { return };
+            let Some(asked) = limit(&runtime, most) else { return };
             longest = asked;
         }
         if began.elapsed() > longest {
@@ -39,7 +36,7 @@ async fn runtime(client: &Client, task: &str) -> Result<Value, ApiError> {
 }
 
 /// How long a task's runtime properties ask to wait, while what it wants done is not done.
-fn limit(runtime: &Value) -> Option<Duration> {
+fn limit(runtime: &Value, most: Duration) -> Option<Duration> {
     // The SDK writes numbers with a fraction, older ones text.
     let number = |name: &str| {
         let value = runtime.get(name)?;
@@ -52,7 +49,7 @@ fn limit(runtime: &Value) -> Option<Duration> {
     // One that was taken back is written as less than none.
     let asked = number("_abort_callback_timeout").filter(|it| *it >= 0.0)?;
     let all = asked + number("_abort_poll_freq").unwrap_or(0.0).max(0.0);
-    Some(Duration::try_from_secs_f64(all).unwrap_or(LONGEST).min(LONGEST))
+    Some(Duration::try_from_secs_f64(all).unwrap_or(most).min(most))
 }
 
 #[cfg(test)]
@@ -61,7 +58,8 @@ mod tests {
 
     #[test]
     fn a_task_may_ask_for_time_before_it_is_stopped() {
-        let callback = |runtime: Value| limit(&runtime).map(|it| it.as_secs());
+        let most = Duration::from_secs(1800);
+        let callback = |runtime: Value| limit(&runtime, most).map(|it| it.as_secs());
         assert_eq!(callback(json!({})), None);
         assert_eq!(callback(Value::Null), None);
         // As SDK 2.1.12 registers one, says that it is done, and takes it back.
@@ -76,5 +74,8 @@ mod tests {
         assert_eq!(callback(json!({ "_abort_callback_timeout": "180.0", "_abort_poll_freq": 10 })), Some(190));
         assert_eq!(callback(json!({ "_abort_callback_timeout": 1e300 })), Some(1800));
         assert_eq!(callback(json!({ "_abort_callback_timeout": "soon" })), None);
+        let long = json!({ "_abort_callback_timeout": 3600 });
+        assert_eq!(limit(&long, Duration::from_secs(7200)), Some(Duration::from_secs(3600)));
+        assert_eq!(limit(&long, Duration::ZERO), Some(Duration::ZERO));
     }
 }

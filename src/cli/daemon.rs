@@ -17,7 +17,7 @@ Examples:
   agent daemon --gpus 0 --stop                                  the one that was started with --gpus 0
   agent daemon --stop host:gpu0 --drain                         once its running tasks have ended
 
-`-d` means --detached here, as in the original; --debug has no short form.";
+`-d` means --detached behind `daemon`, as in the original; --debug has no short form there.";
 
 /// Options of `agent daemon`.
 #[derive(Debug, Args)]
@@ -59,8 +59,8 @@ pub struct DaemonArgs {
     /// Show the tasks' console lines, too
     #[arg(long, conflicts_with = "detached", help_heading = "The daemon")]
     pub foreground: bool,
-    /// Go to the background (-d); what is told goes to a file, whose name is printed
-    #[arg(long, help_heading = "The daemon")]
+    /// Go to the background; what is told goes to a file, whose name is printed
+    #[arg(long, short = 'd', help_heading = "The daemon")]
     pub detached: bool,
     /// Answer Prometheus at this address (127.0.0.1:9095) under /metrics
     #[arg(long, value_name = "ADDRESS", help_heading = "The daemon")]
@@ -105,19 +105,11 @@ pub(crate) fn detached(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 pub(crate) fn parsed(arguments: &[&str]) -> Result<DaemonArgs, String> {
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    #[command(name = "agent daemon")]
-    struct Line {
-        #[command(flatten)]
-        _global: super::Global,
-        #[command(flatten)]
-        args: DaemonArgs,
+    let words = ["agent", "daemon"].iter().chain(arguments).map(OsString::from);
+    match super::parse(words).map_err(|it| it.to_string())?.command {
+        super::Command::Daemon(args) => Ok(*args),
+        other => Err(format!("{other:?}")),
     }
-    let words = ["agent", "daemon"].iter().chain(arguments).map(OsString::from).collect();
-    let words = super::understood(words).into_iter().skip(1);
-    Line::try_parse_from(words).map(|it| it.args).map_err(|it| it.to_string())
 }
 
 #[cfg(test)]
@@ -134,5 +126,16 @@ mod tests {
         assert_eq!(words("agent daemon -dO --queue d"), "agent daemon --detached -O --queue d");
         assert_eq!(words("agent daemon -Od - -O"), "agent daemon --detached -O - -O");
         assert_eq!(words("agent execute --id daemon -d"), "agent execute --id daemon -d");
+    }
+
+    #[test]
+    fn the_help_says_what_the_short_d_is() {
+        let help = super::super::parse(["agent", "daemon", "--help"].map(OsString::from)).unwrap_err().to_string();
+        assert!(help.contains("-d, --detached") && help.contains("--debug") && !help.contains("-d, --debug"), "{help}");
+        let line = |words: &[&str]| super::super::parse(words.iter().map(OsString::from)).unwrap();
+        for words in [&["agent", "-d", "daemon"][..], &["agent", "daemon", "--debug"], &["agent", "list", "-d"]] {
+            assert!(line(words).global.debug, "{words:?}");
+        }
+        assert!(!line(&["agent", "daemon", "-d"]).global.debug && parsed(&["-d"]).unwrap().detached);
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub mod build;
 pub mod cache;
@@ -120,7 +120,10 @@ pub enum Command {
 /// # Errors
 /// What clap has to say: a mistake, or the help or version asked for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(understood(arguments.into_iter().collect()))
+    let words = understood(arguments.into_iter().collect());
+    let mut command = command();
+    let mut matches = command.try_get_matches_from_mut(&words).map_err(|it| task::with_tip(it, &words))?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|it| it.format(&mut command))
 }
 
 /// The command line with the original's spellings put so that clap reads them.
@@ -128,8 +131,14 @@ fn understood(arguments: Vec<OsString>) -> Vec<OsString> {
     daemon::detached(task::gather_docker(arguments))
 }
 
-/// The command, for completion scripts.
+/// The command, for completion scripts too.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    // Behind `daemon` the short form is another's.
+    let command = Cli::command();
+    let debug = command.get_arguments().find(|it| it.get_id() == "debug").cloned();
+    match debug {
+        Some(debug) => command.mut_subcommand("daemon", |it| it.arg(debug.short(None))),
+        None => command,
+    }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::git::GitArgs;
+use crate::secret::strip_userinfo;
+use crate::switches;
 
 /// Which task, and what decides how it is pinned.
 #[derive(Debug, Args)]
@@ -120,6 +122,31 @@ pub(super) fn gather_docker(arguments: Vec<OsString>) -> Vec<OsString> {
     gathered
 }
 
+/// A mistake, with what to write where a container argument stands by itself behind an image.
+pub(super) fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return error };
+    let named = named.clone();
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(known) = switches::known::named(&named) else { return error };
+    let texts: Vec<String> = words.iter().map(|it| it.to_string_lossy().into_owned()).collect();
+    let engine = ["--docker", "--podman"].into_iter().find_map(|flag| {
+        let word = texts.iter().find(|it| it.split('=').next() == Some(flag))?;
+        Some((flag, word.split_once('=').map_or("IMAGE", |it| it.1)))
+    });
+    let Some((flag, image)) = engine else { return error };
+    let mut asked = texts.iter().skip_while(|it| it.split('=').next() != Some(named.as_str()));
+    let switch = asked.next().cloned().unwrap_or_else(|| named.clone());
+    let value = asked.next().filter(|it| !known.flag && !switch.contains('=') && !it.starts_with('-'));
+    let value = value.map(|it| format!(" {it}")).unwrap_or_default();
+    let tip = format!("container arguments go into one quoted value: {flag} \"{image} {switch}{value}\"");
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![strip_userinfo(&tip).into()]));
+    error
+}
+
 /// The first word that is neither an option nor the value of one of those that may stand before the verb.
 pub(super) fn verb(arguments: &[OsString]) -> Option<&OsString> {
     let mut words = arguments.iter().skip(1);
@@ -141,6 +168,24 @@ fn is_value(word: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn container_arguments_behind_an_image_are_told_where_they_go() {
+        let said = |line: &str| crate::cli::parse(line.split(' ').map(OsString::from)).unwrap_err().to_string();
+        for (line, value) in [
+            ("agent daemon --docker ubuntu:22.04 --ipc=host", "--docker \"ubuntu:22.04 --ipc=host\""),
+            ("agent execute --id x --podman ubuntu --ipc host", "--podman \"ubuntu --ipc host\""),
+            ("agent build --docker u --privileged --id x", "--docker \"u --privileged\""),
+            ("agent daemon --ipc=host --docker", "--docker \"IMAGE --ipc=host\""),
+        ] {
+            let said = said(line);
+            assert!(said.contains(&format!("tip: container arguments go into one quoted value: {value}\n")), "{said}");
+        }
+        for line in ["agent daemon --ipc=host", "agent daemon --docker u --queu x"] {
+            assert!(!said(line).contains("container arguments"), "{line}");
+        }
+        assert!(said("agent daemon --docker u --queu x").contains("tip: a similar argument exists: '--queue'"));
+    }
 
     #[test]
     fn the_words_after_docker_are_its_value_whatever_stands_before_the_verb() {

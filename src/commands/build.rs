@@ -21,7 +21,7 @@ use crate::lock::arguments::without_secrets;
 use crate::oci::Reference;
 use crate::pipeline::{self, Built};
 use crate::report::Reporter;
-use crate::run::variables;
+use crate::run::{EngineKind, arguments, variables};
 use crate::secret::Secret;
 use crate::settings::{BuildSettings, Output, TaskSource, size};
 use crate::task::{Container, Task};
@@ -41,6 +41,12 @@ pub(super) async fn run(args: BuildArgs, context: &Context) -> Result<u8, Failur
         here.check(&shop.around, &lock, unchecked).await?;
     }
     let destinations = destinations(&settings, &name, &shop.around).await;
+    if destinations.iter().any(|it| matches!(it, Destination::Podman(_))) {
+        let asked = lock.launch.container_arguments.as_deref().unwrap_or_default();
+        let told =
+            |it| context.ui.reporter().warning(format!("{it}; `agent run --engine podman` will not run the image"));
+        arguments::refused(asked, EngineKind::Podman)?.into_iter().for_each(told);
+    }
     if settings.dry_run {
         built::plan(context, &lock, &name, &destinations)?;
         return Ok(0);

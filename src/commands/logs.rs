@@ -108,7 +108,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
             return Ok(0);
         }
         std::thread::sleep(LOOK);
-        match journal.all()?.units.into_iter().find(|it| it.run == record.run) {
+        match journal.record(&record.run)? {
             Some(found) => record = found,
             None => return Ok(0),
         }

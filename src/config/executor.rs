@@ -21,6 +21,8 @@ pub struct Executor {
     pub run_silence_timeout: Option<u64>,
     /// `stop_grace_sec` (ours).
     pub stop_grace: u64,
+    /// `abort_callback_max_timeout`.
+    pub abort_callback: u64,
     /// `console_spool_mb` (ours).
     pub console_spool: u64,
     /// `build_ahead` (ours).
@@ -32,6 +34,14 @@ pub struct Executor {
 }
 
 impl Config {
+    /// How many seconds may at most be taken by what a task does before it is stopped: `agent.abort_callback_max_timeout`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for a value of the wrong sort.
+    pub fn abort_callback(&self) -> Result<u64, ConfigError> {
+        Ok(self.number("agent.abort_callback_max_timeout", "a number of seconds")?.unwrap_or(30 * 60))
+    }
+
     /// Schedule, deadlines and bounds of the executor.
     ///
     /// # Errors
@@ -55,6 +65,7 @@ impl Config {
             run_timeout: some("agent.run_timeout_sec")?,
             run_silence_timeout: some("agent.run_silence_timeout_sec")?,
             stop_grace: seconds("agent.stop_grace_sec", 10)?,
+            abort_callback: self.abort_callback()?,
             console_spool: self.number("agent.console_spool_mb", "a number of mebibytes")?.unwrap_or(1024),
             build_ahead: self.number("agent.build_ahead", "a number of images")?.unwrap_or(1),
             task_images_max: self.number("agent.task_images_max", "a number of images")?.unwrap_or(100),
@@ -76,6 +87,8 @@ mod tests {
         assert_eq!(executor.uptime, ["17-20 SUN", "1-2 MON"]);
         assert_eq!((executor.stop_grace, executor.start_timeout), (30, 600));
         assert_eq!((executor.run_timeout, executor.run_silence_timeout), (None, None));
+        assert_eq!(executor.abort_callback, 1800);
+        assert_eq!(config("agent.abort_callback_max_timeout = 0").abort_callback().unwrap(), 0);
         assert_eq!(config("agent.run_timeout_sec = 60").executor().unwrap().run_timeout, Some(60));
         assert_eq!(config("agent.downtime = 0 SAT").executor().unwrap().downtime, ["0 SAT"]);
         let error = config("agent.build_timeout_sec = 0").executor().unwrap_err().to_string();

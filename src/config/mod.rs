@@ -9,6 +9,7 @@ pub mod hocon;
 pub mod value;
 
 mod executor;
+pub mod ignored;
 mod load;
 mod typed;
 

@@ -223,6 +223,14 @@ impl Journal {
         Ok(found)
     }
 
+    /// What is known of one unit; nothing where it is not kept any more.
+    ///
+    /// # Errors
+    /// [`JournalError`] where it cannot be read.
+    pub fn record(&self, run: &RunId) -> Result<Option<Record>, JournalError> {
+        read(&self.directory(run))
+    }
+
     /// Whether a process attends a unit now.
     #[must_use]
     pub fn is_attended(&self, run: &RunId) -> bool {

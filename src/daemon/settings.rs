@@ -67,6 +67,8 @@ pub struct Limits {
     pub quiet: Option<Duration>,
     /// Between TERM and KILL (`agent.stop_grace_sec`).
     pub grace: Duration,
+    /// What a task does before it is stopped (`agent.abort_callback_max_timeout`).
+    pub abort_callback: Duration,
 }
 
 /// `agent daemon`.

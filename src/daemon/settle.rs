@@ -45,7 +45,7 @@ pub fn settle(known: &Known<'_>) -> Verdict {
     }
     match known.end {
         end if is_success(end) => Verdict::Completed,
-        Ending::Stopped => stopped("user abort"),
+        Ending::Stopped | Ending::Aborted { .. } => stopped("user abort"),
         end => {
             let reason = reason(end);
             if is_passing(end) && known.attempt < known.retries {
@@ -74,7 +74,7 @@ pub fn is_passing(end: &Ending) -> bool {
                 && !matches!(outcome, Outcome::Exited { code: 0, .. } | Outcome::Exited { out_of_memory: true, .. })
         }
         Ending::Failed { passing, .. } => *passing,
-        Ending::Stopped => false,
+        Ending::Stopped | Ending::Aborted { .. } => false,
     }
 }
 
@@ -101,7 +101,7 @@ pub fn for_good(end: Ending) -> Ending {
         Ending::Ran { outcome: Outcome::Lost { .. }, .. } => {
             Ending::Failed { reason, passing: false, code: crate::error::Kind::System.exit_code() }
         }
-        end @ (Ending::Ran { .. } | Ending::Stopped) => end,
+        end @ (Ending::Ran { .. } | Ending::Aborted { .. } | Ending::Stopped) => end,
     }
 }
 
@@ -122,7 +122,7 @@ pub fn reason(end: &Ending) -> String {
         },
         Ending::Ran { outcome: Outcome::Lost { reason }, .. } => format!("the run was lost: {reason}"),
         Ending::Failed { reason, .. } => reason.clone(),
-        Ending::Stopped => "user abort".to_owned(),
+        Ending::Stopped | Ending::Aborted { .. } => "user abort".to_owned(),
     }
 }
 
@@ -147,7 +147,7 @@ pub fn exit_code(record: &Record) -> u8 {
     match record.end.as_ref() {
         Some(Ending::Ran { outcome: Outcome::Exited { code, .. }, .. }) => u8::try_from(*code).unwrap_or(1),
         Some(Ending::Ran { outcome: Outcome::Lost { .. }, .. }) => crate::error::Kind::System.exit_code(),
-        Some(Ending::Failed { code, .. }) => *code,
+        Some(Ending::Failed { code, .. } | Ending::Aborted { code }) => *code,
         Some(Ending::Stopped) | None => crate::error::Kind::Interrupted.exit_code(),
     }
 }
@@ -177,6 +177,7 @@ mod tests {
         assert_eq!(verdict("in_progress", "", &ran(3), None, 0), failed("worker execution exit code 3"));
         let segfault = failed("worker execution exit code 139: ended by SIGSEGV");
         assert_eq!(verdict("in_progress", "", &ran(139), None, 0), segfault);
+        assert_eq!(verdict("in_progress", "", &Ending::Aborted { code: 130 }, None, 0), stopped("user abort"));
         let memory = Ending::Ran { outcome: Outcome::Exited { code: 137, out_of_memory: true }, lost_gpu: None };
         let reason = "out of memory: the kernel ended the program (exit code 137)";
         assert_eq!(verdict("in_progress", "", &memory, None, 0), failed(reason));

@@ -26,6 +26,7 @@ mod claiming;
 mod container;
 mod ending;
 mod executor;
+mod forgotten;
 mod known;
 mod lines;
 mod pace;

@@ -191,6 +191,7 @@ impl Run<'_> {
             task: self.id.clone(),
             worker: self.settings.worker.clone(),
             tags: watch::tags(self.settings.environment.get("CLEARML_WORKER_TAGS").unwrap_or_default()),
+            abort_callback: self.settings.abort_callback,
         };
         let verdict = Arc::new(OnceLock::new());
         let beside = [
@@ -202,7 +203,8 @@ impl Run<'_> {
         let out_of_memory = before.zip(kills()).is_some_and(|(before, now)| now > before);
         if let (true, Some(spool)) = (self.settings.executor, self.settings.spools.first()) {
             // What the engine tells of the container is enough as a rule.
-            let _ = ProgramEnd { code: ended.code, out_of_memory, asked: ended.asked }.leave(spool);
+            let (asked, aborted) = (matches!(ended.cause, Cause::Asked(_)), ended.is_aborted());
+            let _ = ProgramEnd { code: ended.code, out_of_memory, asked, aborted }.leave(spool);
         }
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(console) = console {
@@ -222,6 +224,8 @@ impl Run<'_> {
         let asked = self.asked();
         let deadline = match ended.cause {
             Cause::Asked(at) => at + asked,
+            // Whoever sits at the terminal does not wait long.
+            Cause::Itself if ended.is_aborted() => Instant::now() + asked,
             // What waits then is the executor's to send.
             _ if self.settings.executor => Instant::now() + asked,
             _ => Instant::now() + self.settings.patience,
@@ -307,6 +311,7 @@ impl Last {
             (Some(Verdict::Stop), ..) | (None, Cause::Server, _) => Self::Stopped("task was stopped by tasks.stop"),
             (None, Cause::Asked(_), _) => Self::Stopped("user abort"),
             (None, Cause::Itself, End::Code(0)) => Self::Completed,
+            (None, Cause::Itself, _) if ended.is_aborted() => Self::Stopped("user abort"),
             (None, Cause::Itself, _) => Self::Failed(i32::from(ended.code)),
         }
     }
@@ -388,12 +393,17 @@ mod tests {
 
     #[test]
     fn the_status_is_what_happened() {
-        let ended = |end: End, cause| Ended { end, cause, asked: false, code: end.code() };
+        let ended = |end: End, cause| Ended { end, cause, code: end.code() };
         let asked = Cause::Asked(Instant::now());
         assert_eq!(Last::of(ended(End::Code(0), Cause::Itself), None), Last::Completed);
         assert_eq!(Last::of(ended(End::Code(3), Cause::Itself), None), Last::Failed(3));
         assert_eq!(Last::of(ended(End::Signal(9), Cause::Itself), None), Last::Failed(137));
         assert_eq!(Last::of(ended(End::Code(0), asked), None), Last::Stopped("user abort"));
+        // As the original has it, and a code that a shell makes of the signal is no such end there.
+        assert_eq!(Last::of(ended(End::Signal(2), Cause::Itself), None), Last::Stopped("user abort"));
+        assert_eq!(Last::of(ended(End::Code(254), Cause::Itself), None), Last::Stopped("user abort"));
+        assert_eq!(Last::of(ended(End::Code(130), Cause::Itself), None), Last::Failed(130));
+        assert!(!ended(End::Signal(2), asked).is_aborted() && !ended(End::Code(254), Cause::Server).is_aborted());
         let stop = Some(&Verdict::Stop);
         assert!(matches!(Last::of(ended(End::Signal(15), Cause::Server), stop), Last::Stopped(_)));
         let left = Verdict::Leave("queued".to_owned());

@@ -53,6 +53,8 @@ pub(super) struct Settings {
     pub(super) passing_journals: Vec<PathBuf>,
     /// How long to wait for the server at the end.
     pub(super) patience: Duration,
+    /// How long what the task does before it is stopped may take.
+    pub(super) abort_callback: Duration,
     /// How long we have between being asked to end and being killed.
     pub(super) grace: Duration,
     /// Room for lines that wait, and for the copy of the output, in bytes.
@@ -113,6 +115,7 @@ impl Settings {
             journals: named("AGENT_JOURNAL").into_iter().chain(mounted).collect(),
             passing_journals: passing("offline").to_vec(),
             patience: patience.map_or(PATIENCE, Duration::from_secs),
+            abort_callback: Duration::ZERO,
             grace: number("AGENT_STOP_GRACE").map_or(GRACE, Duration::from_secs),
             spool_bytes: number("AGENT_SPOOL_BYTES").unwrap_or(SPOOL),
             lent,
@@ -133,6 +136,7 @@ impl Settings {
             config = Config::load(Some(&path), &self.environment)?;
             self.config_file = Some(path);
         }
+        self.abort_callback = Duration::from_secs(config.abort_callback()?);
         let api = config.api()?;
         let login = match (api.token, api.credentials) {
             (Some(token), _) => Login::Token(token),

@@ -14,6 +14,8 @@ use super::environment;
 use super::settings::Settings;
 use crate::process::Hangup;
 
+/// What Ctrl-C sends.
+const INT: i32 = Signal::INT.as_raw();
 /// How long before we are killed ourselves a program that was asked to end is killed: for the last lines and the status.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -31,15 +33,24 @@ pub(super) enum Cause {
     Server,
 }
 
+/// The code of a program that its user broke off, as the original has it: less than none by two.
+const ABORTED: u8 = 254;
+
 /// A program's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) end: End,
     pub(super) cause: Cause,
-    /// Whether a signal to us asked for it.
-    pub(super) asked: bool,
     /// The exit code.
     pub(super) code: u8,
+}
+
+impl Ended {
+    /// Whether the program says by its end that its user broke it off, and nobody asked for that: `SIGINT` of its own (Ctrl-C
+    /// on a terminal goes to its group alone), or the code that the original takes for it.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.cause == Cause::Itself && matches!(self.end, End::Code(ABORTED) | End::Signal(INT))
+    }
 }
 
 /// Every signal we hear. Made before the program starts, so that none is missed.
@@ -94,12 +105,7 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
         if let Some(end) = child.reap() {
             // What it left behind in its group would keep the pipes open, or run on for nobody.
             child.signal(Signal::KILL);
-            let asked = matches!(cause, Cause::Asked(_));
-            if cause == Cause::Itself && end == End::Signal(Signal::INT.as_raw()) {
-                // Ctrl-C on a terminal goes to the program's group alone.
-                cause = Cause::Asked(Instant::now());
-            }
-            return Ended { end, cause, asked, code: end.code() };
+            return Ended { end, cause, code: end.code() };
         }
         let late = async {
             match kill_at {

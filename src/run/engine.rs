@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::spec::{Found, Outcome, RunId, RunImage, RunSpec};
 use crate::engine::Docker;
 use crate::error::Failure;
+use crate::switches::{Fate, Known};
 
 /// Runs images. Every call names a run by its id alone, so that whoever started it need not be who attends it.
 pub trait Engine: Send + Sync {
@@ -67,6 +68,16 @@ impl EngineKind {
             Self::Docker => "docker",
             Self::Podman => "podman",
             Self::Native => "native",
+        }
+    }
+
+    /// What its runs make of a switch.
+    #[must_use]
+    pub const fn fate(self, known: &Known) -> Fate {
+        match self {
+            Self::Docker => known.docker,
+            Self::Podman => known.podman,
+            Self::Native => known.natively,
         }
     }
 }

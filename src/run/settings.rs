@@ -53,6 +53,20 @@ pub struct Asked<'a> {
     pub read: &'a dyn Fn(&str) -> io::Result<String>,
 }
 
+/// What is asked of a container for which there is no image yet.
+pub struct Early<'a> {
+    /// What is to run it.
+    pub engine: EngineKind,
+    /// The container arguments that count, one text.
+    pub arguments: &'a str,
+    /// The `agent` section.
+    pub agent: &'a Agent,
+    /// The agent's environment.
+    pub machine: &'a Environment,
+    /// The text of a file that the agent's own arguments name.
+    pub read: &'a dyn Fn(&str) -> io::Result<String>,
+}
+
 /// The settings of a container.
 #[derive(Debug)]
 pub struct Chosen {
@@ -161,6 +175,30 @@ pub fn of_task(asked: &Asked<'_>) -> Result<Chosen, SettingsError> {
     Ok(Chosen { container, ports: mappings, no_gpu_switch, warnings: distinct(warnings) })
 }
 
+/// Whether a task's container arguments, put together with the agent's own, can be followed in an engine: what can be known
+/// before there is an image, and before templates have their values.
+///
+/// # Errors
+/// [`SettingsError`] at the first that cannot.
+pub fn check(asked: &Early<'_>) -> Result<(), SettingsError> {
+    let rules = Rules::read(asked.agent, asked.machine, &mut Vec::new())?;
+    let words = process::words(asked.arguments).ok_or(SwitchError::Quotes)?;
+    let following =
+        arguments::Rules { engine: asked.engine, gpus: Gpus::Assigned, variable: &|_, _| None, read: asked.read };
+    let together = match rules.together(&words, &mut Vec::new()) {
+        // A value may be a switch of its own.
+        Err(_) if templates::has_some(asked.arguments) => return Ok(()),
+        together => together?,
+    };
+    for (side, switch) in together {
+        arguments::may_stand(&switch, asked.engine)?;
+        if !switch.value().is_some_and(templates::has_some) {
+            arguments::follow(&mut Followed::default(), &switch, side, &following)?;
+        }
+    }
+    Ok(())
+}
+
 /// `CLEARML_DOCKER_SKIP_GPUS_FLAG`: whether an engine is asked for no GPUs, and told of them by a variable alone.
 #[must_use]
 pub fn skips_gpu_switch(machine: &Environment) -> bool {
@@ -186,9 +224,8 @@ fn spool_is_free(container: &ContainerSpec) -> Result<(), ArgumentError> {
 fn hosts_own(engine: EngineKind, switches: &[(Side, Switch)]) -> Result<(), SettingsError> {
     let native = engine == EngineKind::Native;
     let is_done = |it: &Switch| {
-        let fate = if native { it.known().natively } else { it.known().engines };
         // The network of a native run is the host's without being asked for.
-        matches!(fate, Fate::Followed | Fate::Partly(_)) && !(native && it.name() == "network")
+        matches!(engine.fate(it.known()), Fate::Followed | Fate::Partly(_)) && !(native && it.name() == "network")
     };
     let asked = switches.iter().filter(|(side, it)| *side == Side::Task && is_done(it) && it.reaches_host());
     let asked: Vec<String> = asked.map(|(_, it)| format!("`{}`", strip_userinfo(&it.words().join(" ")))).collect();

@@ -74,6 +74,12 @@ pub fn needs<'a>(texts: impl IntoIterator<Item = &'a str>) -> Needs {
     needs
 }
 
+/// Whether a text has any.
+#[must_use]
+pub fn has_some(text: &str) -> bool {
+    !templates(text).is_empty()
+}
+
 /// A text with its templates filled; those without a value are told.
 #[must_use]
 pub fn fill(text: &str, values: &Values, warnings: &mut Vec<String>) -> String {

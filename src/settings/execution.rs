@@ -57,6 +57,7 @@ pub(super) fn merge(
             run: executor.run_timeout.map(Duration::from_secs),
             quiet: executor.run_silence_timeout.map(Duration::from_secs),
             grace: Duration::from_secs(executor.stop_grace),
+            abort_callback: Duration::from_secs(executor.abort_callback),
         },
         images: Bounds { most: executor.task_images_max, unused: DAY.saturating_mul(executor.task_images_days) },
         spool_bytes: executor.console_spool << 20,
@@ -67,7 +68,7 @@ pub(super) fn merge(
         build_environment,
         api: config.api()?,
         agent,
-        notes: notes(args),
+        notes: notes(args, config),
     })
 }
 
@@ -127,13 +128,18 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| crate::fs::named(&error, path).into())
 }
 
-fn notes(args: &ExecutionArgs) -> Vec<String> {
+fn notes(args: &ExecutionArgs, config: &Config) -> Vec<String> {
     let flags = [
         (args.force_current_version, "--force-current-version", "what runs inside is of this program's version anyway"),
         (args.check_bootstrap, "--check-bootstrap", "nothing is installed when a container starts"),
     ];
     let mut notes: Vec<String> =
         flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect();
+    let ignored: Vec<String> = config.ignored().map(|it| format!("`{}`", it.key)).collect();
+    if !ignored.is_empty() {
+        let text = "has no effect here: what there is instead stands in docs/daemon.md, \"Other than the original\"";
+        notes.push(format!("{} of the configuration {text}", ignored.join(", ")));
+    }
     if args.git.password.is_some() {
         notes.push(
             "--git-pass can be read by this machine's other users in the list of processes; \

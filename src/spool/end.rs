@@ -22,6 +22,9 @@ pub struct ProgramEnd {
     /// Whether a signal from outside the container asked it to end.
     #[serde(default)]
     pub asked: bool,
+    /// Whether the program says by its end that its user broke it off: nobody else asked for that.
+    #[serde(default)]
+    pub aborted: bool,
 }
 
 /// What an in-image process has left of its program's end.
@@ -85,7 +88,7 @@ mod tests {
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Nothing);
         ProgramEnd::promise(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Promised);
-        let end = ProgramEnd { code: 255, out_of_memory: true, asked: true };
+        let end = ProgramEnd { code: 255, out_of_memory: true, asked: true, aborted: false };
         end.leave(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::End(end));
         let other = dir.path().join("other");

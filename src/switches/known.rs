@@ -11,8 +11,10 @@ pub struct Known {
     pub short: Option<char>,
     /// Whether it stands alone; it may still be given `=true` or `=false`.
     pub flag: bool,
-    /// What Docker and Podman runs make of it.
-    pub engines: Fate,
+    /// What runs in Docker make of it.
+    pub docker: Fate,
+    /// What runs in Podman make of it.
+    pub podman: Fate,
     /// What native runs make of it.
     pub natively: Fate,
 }
@@ -39,18 +41,22 @@ const NO_NETWORK: Fate = LeftOut("the network is the host's");
 const NO_LIMIT: Fate = LeftOut("limits of the machine's resources are an engine's");
 const GROUPS: Fate =
     Partly("where this machine lets us make control groups (docs/running.md); else a warning says why not");
-const IN_DOCKER: Fate = Partly("in Docker; a run in Podman is refused");
 const NO_ENGINE: Fate = LeftOut("only an engine has this");
 const TERMINAL: Fate = Needless("whoever starts the run has its terminal and its output");
 const HEALTH: Fate = Needless("nobody asks for the health of a native run");
 const WINDOWS: Fate = Refused("it is for Windows containers");
 
 const fn value(name: &'static str, engines: Fate, natively: Fate) -> Known {
-    Known { name, short: None, flag: false, engines, natively }
+    Known { name, short: None, flag: false, docker: engines, podman: engines, natively }
 }
 
 const fn flag(name: &'static str, engines: Fate, natively: Fate) -> Known {
-    Known { name, short: None, flag: true, engines, natively }
+    Known { flag: true, ..value(name, engines, natively) }
+}
+
+/// Docker follows it, and Podman cannot.
+const fn in_docker(name: &'static str, podman: &'static str, natively: Fate) -> Known {
+    Known { podman: Refused(podman), ..value(name, Followed, natively) }
 }
 
 const fn short(letter: char, known: Known) -> Known {
@@ -85,7 +91,7 @@ pub const KNOWN: &[Known] = &[
     short('d', flag("detach", TERMINAL, TERMINAL)),
     value("detach-keys", TERMINAL, TERMINAL),
     value("device", Followed, Partly("files of devices; devices by name are an engine's")),
-    value("device-cgroup-rule", IN_DOCKER, NO_ENGINE),
+    in_docker("device-cgroup-rule", "rules are not asked of Podman; `--device` gives a device", NO_ENGINE),
     value("device-read-bps", Followed, NO_LIMIT),
     value("device-read-iops", Followed, NO_LIMIT),
     value("device-write-bps", Followed, NO_LIMIT),
@@ -98,7 +104,7 @@ pub const KNOWN: &[Known] = &[
     value("dns", Followed, NO_NETWORK),
     value("dns-option", Followed, NO_NETWORK),
     value("dns-search", Followed, NO_NETWORK),
-    value("domainname", IN_DOCKER, NO_ENGINE),
+    in_docker("domainname", "Podman has no such name; `--hostname name.domain` gives both", NO_ENGINE),
     value(
         "entrypoint",
         Refused("the image's entrypoint is what runs and reports the task"),
@@ -120,7 +126,7 @@ pub const KNOWN: &[Known] = &[
     value("health-cmd", Followed, HEALTH),
     value("health-interval", Followed, HEALTH),
     value("health-retries", Followed, HEALTH),
-    value("health-start-interval", Partly("Podman has no such interval"), HEALTH),
+    in_docker("health-start-interval", "Podman's API has no such interval; `--health-interval` counts always", HEALTH),
     value("health-start-period", Followed, HEALTH),
     value("health-timeout", Followed, HEALTH),
     flag("help", Refused("it starts nothing"), Refused("it starts nothing")),
@@ -140,8 +146,8 @@ pub const KNOWN: &[Known] = &[
         Partly("the agent's own arguments only: a task's names a file of one machine and is left out"),
         Needless("nobody asks for the labels of a native run"),
     ),
-    value("link", IN_DOCKER, NO_NETWORK),
-    value("link-local-ip", IN_DOCKER, NO_NETWORK),
+    in_docker("link", "Podman has no links; containers of one `--network` find each other by name", NO_NETWORK),
+    in_docker("link-local-ip", "Podman's networks give no such addresses; `--ip` gives one of the network", NO_NETWORK),
     value("log-driver", Followed, Needless("a native run's output goes to whoever started it")),
     value("log-opt", Followed, Needless("a native run's output goes to whoever started it")),
     value("mac-address", Followed, NO_NETWORK),
@@ -211,7 +217,11 @@ pub const KNOWN: &[Known] = &[
     value("userns", Followed, NO_ENGINE),
     value("uts", Followed, NO_ENGINE),
     short('v', value("volume", Followed, Partly("directories and files of this machine, no named volumes"))),
-    value("volume-driver", IN_DOCKER, NO_ENGINE),
+    in_docker(
+        "volume-driver",
+        "Podman is told it when the volume is made (`podman volume create --driver`)",
+        NO_ENGINE,
+    ),
     value("volumes-from", Followed, NO_ENGINE),
     short('w', value("workdir", Followed, Followed)),
 ];
@@ -247,7 +257,12 @@ pub fn reference_table() -> String {
     for known in KNOWN {
         let letter = known.short.map(|it| format!("`-{it}`, ")).unwrap_or_default();
         let aliases = ALIASES.iter().filter(|it| it.1 == known.name).map(|it| format!(", `--{}`", it.0));
-        let (engines, natively) = (known.engines.phrase(), known.natively.phrase());
+        let natively = known.natively.phrase();
+        let engines = if known.docker == known.podman {
+            known.docker.phrase()
+        } else {
+            format!("in Docker {}; in Podman {}", known.docker.phrase(), known.podman.phrase())
+        };
         page.push_str(&format!(
             "| {letter}`--{}`{} | {engines} | {natively} |\n",
             known.name,

@@ -102,6 +102,9 @@ pub struct Record {
     /// How often the code that attends it broke.
     #[serde(default)]
     pub broken: u32,
+    /// Why its program may go on after its end, for people.
+    #[serde(default)]
+    pub goes_on: Option<String>,
     /// What somebody wants of it.
     pub wish: Option<Wish>,
     /// How it ended.
@@ -160,6 +163,11 @@ pub enum Ending {
         outcome: Outcome,
         /// A device that was lost, where one was; for people.
         lost_gpu: Option<String>,
+    },
+    /// It ran, and its program said by its end that its user had broken it off.
+    Aborted {
+        /// The exit code.
+        code: u8,
     },
     /// It did not run, or not to an end that is known.
     Failed {
@@ -227,6 +235,7 @@ impl Record {
             image: None,
             user: None,
             may_run: false,
+            goes_on: None,
             broken: 0,
             wish: None,
             end: None,

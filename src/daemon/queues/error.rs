@@ -3,6 +3,9 @@
 use crate::clearml::ApiError;
 use crate::error::{Explain, Kind};
 
+/// How short a queue's name may be: the server's own rule.
+const SHORTEST: usize = 3;
+
 /// Why queues cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -29,6 +32,14 @@ pub enum QueueError {
     /// No queue was named and the server has no default one.
     #[error("no queue is named and `{0}` has no default queue")]
     NoDefault(String),
+    /// The server makes no queue of this name.
+    #[error("the queue `{name}` is not made: {error}")]
+    NotMade {
+        /// The name.
+        name: String,
+        /// The server's words.
+        error: ApiError,
+    },
     /// The server does not say.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -39,7 +50,7 @@ impl Explain for QueueError {
         match self {
             Self::Unknown { .. } | Self::NoDefault(_) => Kind::NotFound,
             Self::Ambiguous { .. } => Kind::Input,
-            Self::Api(error) => error.kind(),
+            Self::Api(error) | Self::NotMade { error, .. } => error.kind(),
         }
     }
 
@@ -61,6 +72,11 @@ impl Explain for QueueError {
             Self::Ambiguous { .. } => vec!["Name the queue by its id.".to_owned()],
             Self::NoDefault(_) => {
                 vec!["Name queues with --queue; --create-queue makes those that are missing.".to_owned()]
+            }
+            Self::NotMade { name, error } => {
+                let short = name.trim().chars().count() < SHORTEST;
+                let hint = format!("A queue's name has {SHORTEST} characters or more.");
+                short.then_some(hint).into_iter().chain(error.hints()).collect()
             }
             Self::Api(error) => error.hints(),
         }

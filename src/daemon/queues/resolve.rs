@@ -93,6 +93,7 @@ async fn make(client: &Client, name: &str) -> Result<Queue, QueueError> {
         Ok(data) => Ok(Queue { id: text(&data, "id"), name: name.to_owned(), gpus: None, named: false }),
         // Another daemon made it at the same moment.
         Err(error) if error.is(DUPLICATE) => by_name(client, name).await?.ok_or_else(|| QueueError::Api(error)),
+        Err(error @ ApiError::Refused { .. }) => Err(QueueError::NotMade { name: name.to_owned(), error }),
         Err(error) => Err(error.into()),
     }
 }
@@ -152,6 +153,7 @@ mod tests {
         let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
         match call.path.rsplit('/').next().unwrap() {
             "auth.login" => Ok(json!({ "token": "t" })),
+            "queues.create" if body["name"] == "ab" => Err((400, 800, "name=String value is too short")),
             "queues.create" => Ok(json!({ "id": "made" })),
             "queues.get_default" => Err((400, 704, "No default queue")),
             _ => {
@@ -193,6 +195,17 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef";
         let error = resolve(&client, &choices(&[id]), true).await.unwrap_err();
         assert!(error.to_string().contains(id) && error.hints().is_empty(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_too_short_is_told_so() {
+        let (client, _) = server(&[]);
+        let error = resolve(&client, &choices(&["ab"]), true).await.unwrap_err();
+        assert!(error.to_string().starts_with("the queue `ab` is not made: "), "{error}");
+        assert_eq!(
+            (error.kind(), error.hints()),
+            (Kind::Input, vec!["A queue's name has 3 characters or more.".to_owned()])
+        );
     }
 
     #[tokio::test]

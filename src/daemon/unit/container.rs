@@ -265,10 +265,13 @@ fn configuration(api: &Api, file: Option<&Path>) -> Value {
     }
     let mut document = json!({ "api": section });
     // It was read before; a file that has become unreadable since must not keep a task from running.
-    if let Ok(config) = Config::load(file, &Environment::current())
-        && let Some(Setting::Object(sdk)) = config.get("sdk")
-    {
+    let Ok(config) = Config::load(file, &Environment::current()) else { return document };
+    if let Some(Setting::Object(sdk)) = config.get("sdk") {
         document["sdk"] = object_to_json(sdk);
+    }
+    // The in-image program ends what takes longer itself.
+    if let Ok(limit) = config.abort_callback() {
+        document["agent"] = json!({ "abort_callback_max_timeout": limit });
     }
     document
 }
@@ -292,7 +295,7 @@ mod tests {
     fn a_run_is_told_the_server_and_no_secret_of_the_agent() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clearml.conf");
-        let text = "agent { git_pass: hush }\nsdk { aws.s3.region: here }\napi { api_server: \"http://h:8008/\", \
+        let text = "agent { git_pass: hush, abort_callback_max_timeout: 60 }\nsdk { aws.s3.region: here }\napi { api_server: \"http://h:8008/\", \
                     credentials { access_key: K, secret_key: S } }\n";
         fs_err::write(&path, text).unwrap();
         let api = Config::from_text("test", text, &Environment::default()).unwrap().api().unwrap();
@@ -300,6 +303,7 @@ mod tests {
         assert_eq!(document["api"]["api_server"], "http://h:8008");
         assert_eq!(document["api"]["credentials"]["secret_key"], "S");
         assert_eq!(document["sdk"]["aws"]["s3"]["region"], "here");
+        assert_eq!(document["agent"], json!({ "abort_callback_max_timeout": 60 }));
         assert!(!document.to_string().contains("hush"));
     }
 

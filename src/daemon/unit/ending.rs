@@ -117,20 +117,25 @@ impl Unit {
 
     /// A run that may have started, and whose end nobody saw, is ended first: no status before that.
     async fn make_sure_of_the_end(&mut self) -> Result<(), Halt> {
-        let over = matches!(self.record().end, Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. }));
+        let over = matches!(
+            self.record().end,
+            Some(Ending::Ran { outcome: Outcome::Exited { .. }, .. } | Ending::Aborted { .. })
+        );
         if over || !self.record().may_run {
             return Ok(());
         }
         // It must not run a second time as long as nobody knows that the first has ended.
-        if !self.brought_to_an_end().await? {
-            self.entry.update(|it| it.end = it.end.take().map(settle::for_good))?;
+        if let Some(why) = self.brought_to_an_end().await? {
+            self.note(format!("the run may go on: {why}"));
+            let goes_on = self.is_alive().then_some(why);
+            self.entry.update(|it| (it.end, it.goes_on) = (it.end.take().map(settle::for_good), goes_on))?;
         }
         Ok(())
     }
 
-    /// Ends what may still run; whether it is known to have ended. An engine that never comes back must not keep the task
-    /// from its end.
-    async fn brought_to_an_end(&self) -> Result<bool, Halt> {
+    /// Ends what may still run; why it may go on where nobody knows that it has ended. An engine that never comes back must
+    /// not keep the task from its end.
+    async fn brought_to_an_end(&self) -> Result<Option<String>, Halt> {
         let (engine, run) = (&self.executor.engine, &self.record().run);
         let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
         let deserted = self.deserted();
@@ -138,21 +143,23 @@ impl Unit {
         loop {
             let ended = async {
                 match self.answered(engine.find(run)).await? {
-                    Found::Running => self.told_to_stop().await,
-                    // It goes on though its engine has forgotten it.
-                    Found::Absent if self.is_alive() => Err(SpoolError::InUse(self.entry.spool()).into()),
-                    Found::Absent | Found::Ended(_) => Ok(()),
+                    Found::Running => self.told_to_stop().await.map(|()| None),
+                    Found::Absent if self.is_alive() => Ok(self.end_forgotten().await),
+                    Found::Absent | Found::Ended(_) => Ok(None),
                 }
             };
             let ended = tokio::select! {
                 ended = ended => ended,
                 () = &mut deserted => return Err(Halt::Detached),
             };
-            let Err(failure) = ended else { return Ok(true) };
+            let failure: Failure = match ended {
+                Ok(goes_on) => return Ok(goes_on),
+                Err(failure) => failure,
+            };
             self.say(format!("waiting for {} to tell whether the run has ended", engine.name()));
             self.note(format!("waiting for {}: {failure}", engine.name()));
             if Instant::now() >= late {
-                return Ok(false);
+                return Ok(Some(format!("{} does not tell of it: {failure}", engine.name())));
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -167,7 +174,7 @@ impl Unit {
         loop {
             match Spool::adopt(&self.entry.spool()) {
                 Ok(spool) => return Ok(spool.map(|it| Lines::adopt(&self.entry, it))),
-                Err(SpoolError::InUse(_)) if Instant::now() < late => {}
+                Err(SpoolError::InUse(_)) if Instant::now() < late && self.record().goes_on.is_none() => {}
                 Err(error) => {
                     self.note(format!("the rest of the console is not sent: {}", Failure::from(error)));
                     return Ok(None);
@@ -188,7 +195,11 @@ impl Unit {
             }
             (Some(Wish::Limit { reason }), _) => Some((Level::Error, format!("Process failed: {reason}"))),
             (Some(_), _) => None,
-            (None, Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None }) => None,
+            (
+                None,
+                Ending::Ran { outcome: Outcome::Exited { out_of_memory: false, .. }, lost_gpu: None }
+                | Ending::Aborted { .. },
+            ) => None,
             (None, end) => Some((Level::Error, format!("Process failed: {}", settle::reason(end)))),
         }
     }
@@ -246,14 +257,21 @@ impl Unit {
         }
         // A unit without an end was never begun: the process was killed in between.
         let end = record.end.as_ref().unwrap_or(&Ending::Stopped);
-        settle::settle(&Known {
+        let verdict = settle::settle(&Known {
             state: seen.map(|it| &it.state),
             taken_over: seen.is_some_and(|it| it.is_taken_from(&record.run)),
             end,
             wish: record.wish.as_ref(),
             attempt: record.attempt,
             retries: self.executor.settings.retries,
-        })
+        });
+        match (verdict, &record.goes_on) {
+            (Verdict::Stopped { reason }, Some(why)) => Verdict::Stopped { reason: format!("{reason}; {why}") },
+            (Verdict::Failed { reason }, Some(why)) if !reason.contains(why) => {
+                Verdict::Failed { reason: format!("{reason}; {why}") }
+            }
+            (verdict, _) => verdict,
+        }
     }
 
     /// Forgets the run in its engine, and what was lent to it.

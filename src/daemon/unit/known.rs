@@ -46,6 +46,18 @@ pub(super) fn best(told: Outcome, left: LeftEnd, place: Place) -> Outcome {
     }
 }
 
+/// The exit code of a program that said by its end that its user had broken it off.
+pub(super) fn aborted(outcome: &Outcome, left: LeftEnd) -> Option<u8> {
+    match (outcome, left) {
+        (Outcome::Exited { code, out_of_memory: false }, LeftEnd::End(end))
+            if end.aborted && *code == i32::from(end.code) =>
+        {
+            Some(end.code)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,7 +75,7 @@ mod tests {
     }
 
     fn end(code: u8) -> LeftEnd {
-        LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: false })
+        LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: false, aborted: false })
     }
 
     #[test]
@@ -95,7 +107,7 @@ mod tests {
     #[test]
     fn what_somebody_else_asked_to_end_was_cut_short() {
         for (code, place) in [(0, CONTAINER), (143, CONTAINER), (0, NATIVE)] {
-            let left = LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: true });
+            let left = LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: true, aborted: false });
             let found = best(exited(i32::from(code)), left, place);
             assert_eq!(found, Outcome::Lost { reason: "it was asked to end from outside".to_owned() });
             // We have: that is what the task's end is told with.
@@ -104,9 +116,22 @@ mod tests {
     }
 
     #[test]
+    fn what_its_user_broke_off_is_told_by_the_program_alone() {
+        let left = LeftEnd::End(ProgramEnd { code: 130, out_of_memory: false, asked: false, aborted: true });
+        for told in [exited(130), exited(255), lost()] {
+            assert_eq!(aborted(&best(told, left, CONTAINER), left), Some(130));
+        }
+        // Another code is the container's: it was killed after that.
+        assert_eq!(aborted(&exited(137), left), None);
+        assert_eq!(aborted(&Outcome::Exited { code: 130, out_of_memory: true }, left), None);
+        assert_eq!(aborted(&exited(130), end(130)), None);
+        assert_eq!(aborted(&lost(), left), None);
+    }
+
+    #[test]
     fn what_was_killed_for_memory_in_a_group_of_many_is_no_runs_own() {
         let killed = |out_of_memory| Outcome::Exited { code: 137, out_of_memory };
-        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true, asked: false });
+        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true, asked: false, aborted: false });
         assert_eq!(best(killed(false), left, CONTAINER), killed(true));
         assert_eq!(best(killed(false), left, NATIVE), killed(false));
         // What its monitor tells is of the run's own group.

@@ -27,6 +27,7 @@ use crate::lock::Lock;
 use crate::oci::{Platform, Reference};
 use crate::registry;
 use crate::run::choice::Counted;
+use crate::run::settings::{self, Early, SettingsError};
 use crate::run::{EngineKind, RunImage, variables};
 use crate::store::Store;
 use crate::task::clearml;
@@ -142,6 +143,7 @@ impl<E: Into<Failure>> From<E> for Wrong {
 async fn find(executor: &Executor, task: &str, gpus: &GpuSet) -> Result<Option<AsItIs>, Wrong> {
     let settings = &executor.settings;
     let counted = counted(executor, &tasks::get(&executor.client, task).await?).await?;
+    followable(executor, &counted).map_err(|it| Wrong::Refused(it.into()))?;
     let named = counted.choice.of_task.then_some(counted.choice.image.as_str());
     let refused = |error: prebuilt::PrebuiltError| Wrong::Refused(error.into());
     if named.is_none() {
@@ -185,6 +187,18 @@ pub(super) async fn counted(executor: &Executor, answer: &Value) -> Result<Count
     let task = clearml::parse(answer)?;
     let (base, rules) = (&executor.settings.base, &executor.settings.agent.container.match_rules);
     base.count(rules, task, Some(&executor.client)).await
+}
+
+/// Whether the container that counts can be made in the engine: known before anything is fetched or built.
+fn followable(executor: &Executor, counted: &Counted) -> Result<(), SettingsError> {
+    let settings = &executor.settings;
+    settings::check(&Early {
+        engine: settings.engine,
+        arguments: counted.choice.arguments.as_deref().unwrap_or_default(),
+        agent: &settings.agent,
+        machine: &Environment::current(),
+        read: &|path| fs_err::read_to_string(path),
+    })
 }
 
 /// Whether the image can run on this machine at all.

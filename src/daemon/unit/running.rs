@@ -362,7 +362,8 @@ impl Unit {
     async fn stopped(&self) -> Option<Outcome> {
         if self.record().wish == Some(Wish::Stop { by: WishedBy::Server }) {
             // The task may have something of its own to do first.
-            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll);
+            let most = self.executor.settings.limits.abort_callback;
+            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll, most);
             tokio::select! {
                 outcome = self.outcome() => return outcome,
                 () = done => {}
@@ -377,6 +378,11 @@ impl Unit {
             }
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
+        }
+        if self.is_forgotten().await
+            && let Some(reason) = self.end_forgotten().await
+        {
+            return Some(Outcome::Lost { reason });
         }
         let lost = || Some(Outcome::Lost { reason: format!("{name} stopped it and does not tell how it ended") });
         timeout_at(late + KILLING, self.outcome()).await.unwrap_or_else(|_| lost())
@@ -398,7 +404,11 @@ impl Unit {
             Some(outcome) => outcome,
         };
         let contained = self.executor.engine.name() != EngineKind::Native.name();
-        let outcome = known::best(told, LeftEnd::of(&self.entry.spool()), Place { contained, asked });
+        let left = LeftEnd::of(&self.entry.spool());
+        let outcome = known::best(told, left, Place { contained, asked });
+        if let Some(code) = known::aborted(&outcome, left).filter(|_| !asked) {
+            return self.ended(Ending::Aborted { code });
+        }
         let wrong = !matches!(outcome, Outcome::Exited { code: 0, .. });
         let lost_gpu = if wrong && self.record().wish.is_none() { self.lost_gpu().await } else { None };
         self.ended(Ending::Ran { outcome, lost_gpu })

@@ -4,5 +4,7 @@ mod aborts;
 mod away;
 mod elsewhere;
 mod ends;
+mod forgotten;
+mod refused;
 mod resumed;
 mod world;

@@ -30,6 +30,8 @@ pub(super) struct Subject {
     pub(super) task: String,
     pub(super) worker: String,
     pub(super) tags: Vec<String>,
+    /// How long what the task does before it is stopped may take.
+    pub(super) abort_callback: Duration,
 }
 
 /// Why the program is to end.
@@ -57,7 +59,7 @@ pub(super) async fn until_stop(
         if state.asks_to_stop() {
             recorder.record(Level::Info, "The server asks the task to stop");
             // It may have something of its own to do first.
-            callback::done(&subject.client, &subject.task, POLL).await;
+            callback::done(&subject.client, &subject.task, POLL, subject.abort_callback).await;
             break Verdict::Stop;
         }
         match state.status.as_str() {

@@ -24,10 +24,12 @@ pub enum ArgumentError {
     #[error(transparent)]
     Grammar(#[from] SwitchError),
     /// A switch that no run may have.
-    #[error("the container argument `{switch}` is refused: {reason}")]
+    #[error("the container argument `{switch}` is refused{place}: {reason}")]
     Refused {
         /// The switch.
         switch: String,
+        /// Where, for people: ` in Podman`, or nothing for everywhere.
+        place: &'static str,
         /// Why.
         reason: &'static str,
     },
@@ -61,7 +63,10 @@ impl Explain for ArgumentError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Grammar(error) => error.hints(),
-            Self::Refused { .. } => vec!["Remove it from the container arguments.".to_owned()],
+            Self::Refused { place: "", .. } => vec!["Remove it from the container arguments.".to_owned()],
+            Self::Refused { .. } => {
+                vec!["Remove it from the container arguments, or run the task in Docker, which follows it.".to_owned()]
+            }
             Self::Value { .. } => vec!["Write it as `docker run` takes it.".to_owned()],
             Self::File { .. } => vec!["Name a file of this machine that the agent may read.".to_owned()],
         }
@@ -125,6 +130,26 @@ pub fn apply(spec: &mut ContainerSpec, text: &str) -> Result<(), ArgumentError> 
     Ok(())
 }
 
+/// The switches of a text that no run in an engine may have, as errors.
+///
+/// # Errors
+/// [`SwitchError`]
+pub fn refused(text: &str, engine: EngineKind) -> Result<Vec<ArgumentError>, SwitchError> {
+    Ok(crate::switches::parse(text)?.iter().filter_map(|it| may_stand(it, engine).err()).collect())
+}
+
+/// Whether a run in an engine may be asked for a switch, whatever its value is.
+///
+/// # Errors
+/// [`ArgumentError::Refused`]
+pub fn may_stand(switch: &Switch, engine: EngineKind) -> Result<(), ArgumentError> {
+    let known = switch.known();
+    let Fate::Refused(reason) = engine.fate(known) else { return Ok(()) };
+    let followed_in_docker = engine == EngineKind::Podman && !matches!(known.docker, Fate::Refused(_));
+    let place = if followed_in_docker { " in Podman" } else { "" };
+    Err(ArgumentError::Refused { switch: switch.spelled().to_owned(), place, reason })
+}
+
 /// Adds what one switch asks for.
 ///
 /// # Errors
@@ -133,10 +158,8 @@ pub fn follow(made: &mut Followed, switch: &Switch, side: Side, rules: &Rules<'_
     let native = rules.engine == EngineKind::Native;
     let known = switch.known();
     let left_out = |why: &str| format!("container argument `{}` is left out: {why}", switch.spelled());
-    match if native { known.natively } else { known.engines } {
-        Fate::Refused(reason) => {
-            return Err(ArgumentError::Refused { switch: switch.spelled().to_owned(), reason });
-        }
+    match rules.engine.fate(known) {
+        Fate::Refused(_) => return may_stand(switch, rules.engine),
         Fate::LeftOut(why) => {
             // What it would be told to have, it has.
             if switch.value() != Some("no") || known.name != "restart" {
@@ -239,7 +262,7 @@ fn set(made: &mut Followed, switch: &Switch, side: Side, rules: &Rules<'_>) -> R
         "mac-address" => spec.attachment.mac = text(),
         "mount" => mounts::mount(spec, switch)?,
         "name" => spec.name = text(),
-        "network" => network(spec, switch)?,
+        "network" => network(spec, switch, rules.engine)?,
         "network-alias" => spec.attachment.aliases.push(word()),
         "pid" => spec.pid = text(),
         "publish" => {
@@ -315,7 +338,7 @@ fn label(spec: &mut ContainerSpec, text: &str) {
 }
 
 /// `host`, a network's name, or `name=lab,alias=db,ip=10.0.0.7`.
-fn network(spec: &mut ContainerSpec, switch: &Switch) -> Result<(), ArgumentError> {
+fn network(spec: &mut ContainerSpec, switch: &Switch, engine: EngineKind) -> Result<(), ArgumentError> {
     let value = value(switch);
     if !value.contains('=') {
         spec.network = Some(value.to_owned());
@@ -328,6 +351,9 @@ fn network(spec: &mut ContainerSpec, switch: &Switch) -> Result<(), ArgumentErro
             "ip" => spec.attachment.ipv4 = Some(value.to_owned()),
             "ip6" => spec.attachment.ipv6 = Some(value.to_owned()),
             "mac-address" => spec.attachment.mac = Some(value.to_owned()),
+            "link-local-ip" if engine == EngineKind::Podman => {
+                return Err(bad(switch, "Podman's networks give no link-local addresses; `ip` is one of the network"));
+            }
             "link-local-ip" => spec.attachment.link_local.push(value.to_owned()),
             _ => return Err(bad(switch, "of name, alias, ip, ip6, mac-address and link-local-ip")),
         }

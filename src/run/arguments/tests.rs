@@ -204,8 +204,7 @@ fn every_switch_of_the_table_is_what_the_table_says() {
             };
             let before = format!("{:?}", Followed::default());
             let made = followed(&text, engine, Side::Agent, Gpus::Asked);
-            let fate = if engine == EngineKind::Native { known.natively } else { known.engines };
-            match fate {
+            match engine.fate(known) {
                 Fate::Followed | Fate::Partly(_) => {
                     let made = made.unwrap();
                     assert!(made.warnings.is_empty(), "{text}: {:?}", made.warnings);
@@ -218,7 +217,11 @@ fn every_switch_of_the_table_is_what_the_table_says() {
                     assert_eq!(made.warnings, [format!("container argument `--{}` is left out: {why}", known.name)]);
                 }
                 Fate::Needless(_) => assert_eq!(format!("{:?}", made.unwrap()), before, "{text}"),
-                Fate::Refused(_) => assert!(matches!(made, Err(ArgumentError::Refused { .. })), "{text}"),
+                Fate::Refused(why) => {
+                    let place = if engine.fate(known) == known.docker { "" } else { " in Podman" };
+                    let told = format!("the container argument `--{}` is refused{place}: {why}", known.name);
+                    assert_eq!(made.unwrap_err().to_string(), told);
+                }
             }
         }
     }

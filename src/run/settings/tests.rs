@@ -247,3 +247,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_an_engine_cannot_follow_is_known_before_there_is_an_image() {
+    let early = |engine, config: &str, arguments: &str| {
+        let machine = Environment::of([("HOST_DATA", "/mnt/data")]);
+        let agent = Config::from_text("test", config, &machine).unwrap().agent().unwrap();
+        let read = |_: &str| Err(io::ErrorKind::NotFound.into());
+        check(&Early { engine, arguments, agent: &agent, machine: &machine, read: &read })
+    };
+    let podman = |arguments: &str| early(EngineKind::Podman, "", arguments);
+    for text in [
+        "--link db",
+        "--domainname lab",
+        "--volume-driver local",
+        "--device-cgroup-rule 'c 1:3 r'",
+        "--link-local-ip 169.254.0.7",
+        "--health-start-interval 5s",
+    ] {
+        assert!(early(EngineKind::Docker, "", text).is_ok(), "{text}");
+        let error = podman(text).unwrap_err();
+        let switch = text.split(' ').next().unwrap();
+        let told = format!("the container argument `{switch}` is refused in Podman: ");
+        assert!(error.to_string().starts_with(&told), "{error}");
+        let hint = "Remove it from the container arguments, or run the task in Docker, which follows it.";
+        assert_eq!(error.hints(), [hint]);
+        // The agent's own too, and those that the policy leaves out not.
+        let own = format!("agent.extra_docker_arguments = [{}]", json!(text));
+        assert!(early(EngineKind::Podman, &own, "").is_err(), "{text}");
+        let without = format!("agent.forbidden_docker_args = [{}]", json!(switch));
+        assert!(early(EngineKind::Podman, &without, text).is_ok(), "{text}");
+    }
+    assert!(podman("--network name=lab,link-local-ip=169.254.0.7").is_err());
+    assert!(podman("-m lots").unwrap_err().to_string().contains("`lots` is no value"));
+    // What a template will say is not known yet.
+    assert!(podman("-m ${CLEARML_TASK.memory} ${CLEARML_TASK.name} -w ${CLEARML_CONFIG.x}").is_ok());
+    assert!(podman("--ipc=host -e A -e B=$HOST_DATA -v /a:/b --gpus all -p 80:80").is_ok());
+}

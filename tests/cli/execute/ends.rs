@@ -72,6 +72,17 @@ fn a_program_that_fails_fails_its_task_with_its_code(place: &Where) {
 }
 in_each_engine!(a_program_that_fails_fails_its_task_with_its_code);
 
+/// As the original tells it: the console and the status say the same.
+fn a_program_that_breaks_itself_off_is_stopped(place: &Where) {
+    let context = TestContext::new();
+    let task = Task::new(&context, place, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n");
+    task.execute().args(["--retries", "2"]).run().exits(130);
+    assert_eq!(task.told(), ("stopped".to_owned(), "user abort".to_owned()));
+    assert_eq!(task.count("User aborted: stopping task (user abort)"), 1);
+    assert_eq!(task.count("Process failed"), 0, "{}", task.server.console(&task.id));
+}
+in_each_engine!(a_program_that_breaks_itself_off_is_stopped);
+
 fn the_server_stops_a_run(place: &Where) {
     let context = TestContext::new();
     let task = Task::new(&context, place, WAITS);

@@ -112,9 +112,23 @@ async fn a_program_may_exit_with_what_an_engine_gives_to_what_it_did_not_see() {
     world.call("queues.get_next_task", json!({ "queue": world.queue })).await;
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
-    ProgramEnd { code: 0, out_of_memory: false, asked: false }.leave(&spool()).unwrap();
+    ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false }.leave(&spool()).unwrap();
     world.engine.lose();
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+}
+
+#[tokio::test]
+async fn a_program_that_its_user_broke_off_is_stopped_and_keeps_its_code() {
+    for code in [130, 254] {
+        let world = World::queued().await;
+        let mut unit = world.begin();
+        unit.reaches(Phase::Run).await;
+        let spool = world.engine.specs.lock().unwrap().last().unwrap().directory.join("spool");
+        ProgramEnd { code, out_of_memory: false, asked: false, aborted: true }.leave(&spool).unwrap();
+        world.engine.end(&Outcome::Exited { code: i32::from(code), out_of_memory: false });
+        assert_eq!(unit.ends().await, settled("stopped", "user abort", code));
+        assert!(!world.console().await.contains("Process failed"));
+    }
 }
 
 #[tokio::test]
@@ -122,7 +136,7 @@ async fn what_an_engine_has_forgotten_to_have_started_is_not_started_again() {
     let mut world = World::queued().await;
     world.settings.retries = 1;
     let forgets = |left| world.engine.starts.lock().unwrap().push_back(Act::Forget(left));
-    let end = ProgramEnd { code: 0, out_of_memory: false, asked: false };
+    let end = ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false };
     forgets(LeftEnd::End(end));
     assert_eq!(world.begin().ends().await, settled("completed", "worker execution done", 0));
     // It went down with its engine.
@@ -141,7 +155,9 @@ async fn a_program_that_goes_on_without_its_engine_is_waited_for() {
     world.says("running").await;
     let spool = world.engine.orphan.lock().unwrap().take().unwrap();
     let run = world.journal().all().unwrap().units[0].run.clone();
-    ProgramEnd { code: 0, out_of_memory: false, asked: false }.leave(&world.journal().spool(&run)).unwrap();
+    ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false }
+        .leave(&world.journal().spool(&run))
+        .unwrap();
     drop(spool);
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
     assert!(!world.engine.calls().contains(&"start"), "{:?}", world.engine.calls());

@@ -1,6 +1,7 @@
 //! A server, an engine and a build of a test's own.
 
 use std::collections::{HashMap, VecDeque};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(super) const PACE: Pace = Pace {
     probe: Duration::from_millis(200),
 };
 /// Longer than anything takes.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 /// The same, but nobody that is to stop leaves for a server or an engine that is slow to answer.
 pub(super) const PATIENT: Pace = Pace { leave: Duration::from_secs(600), ..PACE };
 
@@ -310,6 +311,7 @@ fn settings(state: &std::path::Path, api: crate::config::Api) -> ExecutionSettin
             run: None,
             quiet: None,
             grace: Duration::from_secs(1),
+            abort_callback: LONG,
         },
         spool_bytes: 1 << 20,
         images: crate::daemon::images::Bounds { most: 100, unused: Duration::from_secs(3600) },
@@ -376,8 +378,10 @@ pub(super) enum Act {
     Hang,
     /// Starts the run, whose program leaves this of its end, and goes down knowing nothing of it.
     Forget(LeftEnd),
-    /// The same with a program that goes on.
+    /// The same with a program that goes on: this process is it.
     Orphan,
+    /// The same with a process of its own.
+    OrphanProcess,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -402,6 +406,8 @@ pub(super) struct Fake {
     pub(super) discards: Mutex<VecDeque<Act>>,
     /// The spool of a program that goes on without its engine.
     pub(super) orphan: Mutex<Option<Spool>>,
+    /// Such a program as a process of its own.
+    pub(super) process: Mutex<Option<Child>>,
     /// How runs end by themselves, right after their start.
     pub(super) ends: Mutex<VecDeque<Outcome>>,
     /// Everything that was asked, without questions.
@@ -453,7 +459,7 @@ impl Fake {
                 Err(std::io::Error::other("Bind for 0.0.0.0:8080 failed: port is already allocated").into())
             }
             Some(Act::Hang) => std::future::pending().await,
-            Some(Act::Forget(_) | Act::Orphan) => Err(Broken(Kind::Unreachable).into()),
+            Some(Act::Forget(_) | Act::Orphan | Act::OrphanProcess) => Err(Broken(Kind::Unreachable).into()),
         }
     }
 
@@ -484,6 +490,15 @@ impl Engine for Fake {
                 Some(Act::Orphan) => {
                     ProgramEnd::promise(&spool).unwrap();
                     *self.orphan.lock().unwrap() = Spool::adopt(&spool).unwrap();
+                }
+                Some(Act::OrphanProcess) => {
+                    ProgramEnd::promise(&spool).unwrap();
+                    let mut command = Command::new("flock");
+                    command.arg("-o").arg(spool.join("lock")).args(["sh", "-c", "read end"]);
+                    *self.process.lock().unwrap() = Some(command.stdin(Stdio::piped()).spawn().unwrap());
+                    while Spool::adopt(&spool).is_ok() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
                 }
                 _ => {}
             }

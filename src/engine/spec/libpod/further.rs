@@ -61,7 +61,7 @@ pub(super) fn fill(spec: &ContainerSpec, set: &mut dyn FnMut(&str, Value)) -> Re
     Ok(())
 }
 
-/// Names what cannot be asked of Podman this way.
+/// Names what cannot be asked of Podman this way; whoever makes a container of switches has refused it before.
 fn refuse(spec: &ContainerSpec) -> Result<(), String> {
     let lacks = [
         (!spec.links.is_empty(), "--link"),
@@ -69,6 +69,7 @@ fn refuse(spec: &ContainerSpec) -> Result<(), String> {
         (spec.volume_driver.is_some(), "--volume-driver"),
         (!spec.device_cgroup_rules.is_empty(), "--device-cgroup-rule"),
         (!spec.attachment.link_local.is_empty(), "--link-local-ip"),
+        (spec.health.as_ref().is_some_and(|it| it.start_interval.is_some()), "--health-start-interval"),
     ];
     match lacks.into_iter().find(|it| it.0) {
         Some((_, switch)) => Err(format!("`{switch}` cannot be asked of Podman")),

@@ -37,8 +37,7 @@ pub fn settle(known: &Known<'_>) -> Verdict {
     }
     match known.wish {
         Some(Wish::Leave { status }) => return leave(status),
-        Some(Wish::Stop { by: WishedBy::Server }) => return stopped("task was stopped by tasks.stop"),
-        Some(Wish::Stop { by: WishedBy::User }) => return stopped("user abort"),
+        Some(Wish::Stop { by }) => return stopped(stop_reason(*by)),
         Some(Wish::Limit { reason }) => return Verdict::Failed { reason: reason.clone() },
         None if state.asks_to_stop() && !is_success(known.end) => return stopped("task was stopped by tasks.stop"),
         None => {}
@@ -53,6 +52,14 @@ pub fn settle(known: &Known<'_>) -> Verdict {
             }
             Verdict::Failed { reason }
         }
+    }
+}
+
+/// Why a task is stopped, as the server and its console are told.
+pub(super) fn stop_reason(by: WishedBy) -> &'static str {
+    match by {
+        WishedBy::Server => "task was stopped by tasks.stop",
+        WishedBy::User => "user abort",
     }
 }
 

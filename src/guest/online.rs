@@ -21,7 +21,7 @@ use crate::error::{Failure, Kind};
 use crate::http::Retry;
 use crate::launch::Mode;
 use crate::machine::cgroup;
-use crate::spool::{LeftEnd, OutputWriter, Owner, ProgramEnd, Spool, drain};
+use crate::spool::{EndCause, LeftEnd, OutputWriter, Owner, ProgramEnd, Spool, drain};
 
 mod watch;
 
@@ -203,8 +203,13 @@ impl Run<'_> {
         let out_of_memory = before.zip(kills()).is_some_and(|(before, now)| now > before);
         if let (true, Some(spool)) = (self.settings.executor, self.settings.spools.first()) {
             // What the engine tells of the container is enough as a rule.
-            let (asked, aborted) = (matches!(ended.cause, Cause::Asked(_)), ended.is_aborted());
-            let _ = ProgramEnd { code: ended.code, out_of_memory, asked, aborted }.leave(spool);
+            let cause = match (verdict.get(), ended.cause) {
+                (Some(_), _) | (None, Cause::Server) => EndCause::Server,
+                (None, Cause::Asked(_)) => EndCause::Asked,
+                (None, Cause::Itself) if ended.is_aborted() => EndCause::Aborted,
+                (None, Cause::Itself) => EndCause::Itself,
+            };
+            let _ = ProgramEnd { code: ended.code, out_of_memory, cause }.leave(spool);
         }
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(console) = console {
@@ -220,7 +225,10 @@ impl Run<'_> {
     /// The last lines, then the status.
     async fn finish(&self, ended: Ended, verdict: Option<&Verdict>, signals: &mut Signals) {
         let last = Last::of(ended, verdict);
-        self.recorder.record(last.level(), &last.line());
+        // Who asked, and what for, the executor alone knows, and says it.
+        if !(self.settings.executor && verdict.is_none() && matches!(ended.cause, Cause::Asked(_))) {
+            self.recorder.record(last.level(), &last.line());
+        }
         let asked = self.asked();
         let deadline = match ended.cause {
             Cause::Asked(at) => at + asked,

@@ -98,6 +98,8 @@ impl Signals {
 pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut Receiver<()>, grace: Duration) -> Ended {
     let grace = grace.saturating_sub(FAREWELL).max(Duration::from_secs(1));
     let mut cause = Cause::Itself;
+    // When it got a signal that asks many programs to end, and others for something else.
+    let mut nudged: Option<Instant> = None;
     let mut kill_at: Option<Instant> = None;
     let mut wishes = true;
     loop {
@@ -105,6 +107,8 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
         if let Some(end) = child.reap() {
             // What it left behind in its group would keep the pipes open, or run on for nobody.
             child.signal(Signal::KILL);
+            let nudge = nudged.filter(|it| cause == Cause::Itself && it.elapsed() <= grace);
+            let cause = nudge.map_or(cause, Cause::Asked);
             return Ended { end, cause, code: end.code() };
         }
         let late = async {
@@ -126,9 +130,9 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
                 kill_at.get_or_insert_with(|| Instant::now() + grace);
                 cause = asked(cause);
             }
-            _ = signals.interrupt.recv() => { child.signal(Signal::INT); cause = asked(cause); }
-            _ = signals.quit.recv() => { child.signal(Signal::QUIT); cause = asked(cause); }
-            () = signals.hangup.recv() => { child.signal(Signal::HUP); cause = asked(cause); }
+            _ = signals.interrupt.recv() => { child.signal(Signal::INT); nudged = Some(Instant::now()); }
+            _ = signals.quit.recv() => { child.signal(Signal::QUIT); nudged = Some(Instant::now()); }
+            () = signals.hangup.recv() => { child.signal(Signal::HUP); nudged = Some(Instant::now()); }
             Some(other) = signals.others.recv() => child.signal(other),
             wish = stop.recv(), if wishes => match wish {
                 Some(()) => {

@@ -19,12 +19,24 @@ pub struct ProgramEnd {
     pub code: u8,
     /// Whether the kernel killed something for memory meanwhile, in the control group that the in-image process is in.
     pub out_of_memory: bool,
-    /// Whether a signal from outside the container asked it to end.
+    /// Who brought it about.
     #[serde(default)]
-    pub asked: bool,
-    /// Whether the program says by its end that its user broke it off: nobody else asked for that.
-    #[serde(default)]
-    pub aborted: bool,
+    pub cause: EndCause,
+}
+
+/// Who brought a program's end about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// The program itself.
+    #[default]
+    Itself,
+    /// The program itself, which says by its end that its user broke it off.
+    Aborted,
+    /// A signal from outside the container.
+    Asked,
+    /// The server: somebody stopped the task there, or ended it.
+    Server,
 }
 
 /// What an in-image process has left of its program's end.
@@ -88,7 +100,7 @@ mod tests {
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Nothing);
         ProgramEnd::promise(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::Promised);
-        let end = ProgramEnd { code: 255, out_of_memory: true, asked: true, aborted: false };
+        let end = ProgramEnd { code: 255, out_of_memory: true, cause: EndCause::Asked };
         end.leave(dir.path()).unwrap();
         assert_eq!(LeftEnd::of(dir.path()), LeftEnd::End(end));
         let other = dir.path().join("other");

@@ -39,7 +39,7 @@ mod records;
 mod sent;
 
 pub use drain::{DrainError, drain};
-pub use end::{LeftEnd, ProgramEnd};
+pub use end::{EndCause, LeftEnd, ProgramEnd};
 pub use error::SpoolError;
 pub use output::{OUTPUT, OutputReader, OutputWriter, Piece, last_output};
 pub use owner::Owner;

@@ -17,7 +17,7 @@ use crate::daemon::journal::{Phase, Verdict, Wish};
 use crate::daemon::settle::{self, Known};
 use crate::error::Failure;
 use crate::run::{Found, Outcome, RunId};
-use crate::spool::{DrainError, Spool, SpoolError, drain};
+use crate::spool::{DrainError, EndCause, LeftEnd, Spool, SpoolError, drain};
 
 /// How long a run that has ended may hold on to its spool.
 const HELD: Duration = Duration::from_secs(30);
@@ -187,6 +187,11 @@ impl Unit {
         }
     }
 
+    /// Whether the in-image program knew why its program ended, and has said that.
+    fn program_said(&self) -> bool {
+        matches!(LeftEnd::of(&self.entry.spool()), LeftEnd::End(end) if end.cause != EndCause::Asked)
+    }
+
     /// What the in-image program cannot have said itself.
     fn last_line(&self) -> Option<(Level, String)> {
         match (self.record().wish.as_ref(), self.record().end.as_ref()?) {
@@ -194,6 +199,12 @@ impl Unit {
                 Some((Level::Error, "User aborted: stopping task before it ran".to_owned()))
             }
             (Some(Wish::Limit { reason }), _) => Some((Level::Error, format!("Process failed: {reason}"))),
+            (Some(Wish::Stop { by }), _) if !self.program_said() => {
+                Some((Level::Error, format!("User aborted: stopping task ({})", settle::stop_reason(*by))))
+            }
+            (Some(Wish::Leave { status }), _) if !self.program_said() => {
+                Some((Level::Error, format!("The task was ended elsewhere: it is {status}")))
+            }
             (Some(_), _) => None,
             (
                 None,

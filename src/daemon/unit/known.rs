@@ -1,7 +1,7 @@
 //! How a run ended, from what its engine tells of the container and what the in-image program left of its own.
 
 use crate::run::Outcome;
-use crate::spool::LeftEnd;
+use crate::spool::{EndCause, LeftEnd};
 
 /// What an engine gives a container that ended while it was not there to see it.
 const UNSEEN: i32 = 255;
@@ -25,7 +25,7 @@ pub(super) fn best(told: Outcome, left: LeftEnd, place: Place) -> Outcome {
         // The daemon has not: the engine or the machine went down in good order, or somebody stopped the container. How
         // far the program had come nobody knows, whatever it exits with.
         (Outcome::Exited { out_of_memory: false, .. } | Outcome::Lost { .. }, LeftEnd::End(end))
-            if end.asked && !asked =>
+            if end.cause == EndCause::Asked && !asked =>
         {
             Outcome::Lost { reason: "it was asked to end from outside".to_owned() }
         }
@@ -50,7 +50,7 @@ pub(super) fn best(told: Outcome, left: LeftEnd, place: Place) -> Outcome {
 pub(super) fn aborted(outcome: &Outcome, left: LeftEnd) -> Option<u8> {
     match (outcome, left) {
         (Outcome::Exited { code, out_of_memory: false }, LeftEnd::End(end))
-            if end.aborted && *code == i32::from(end.code) =>
+            if end.cause == EndCause::Aborted && *code == i32::from(end.code) =>
         {
             Some(end.code)
         }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     fn end(code: u8) -> LeftEnd {
-        LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: false, aborted: false })
+        LeftEnd::End(ProgramEnd { code, out_of_memory: false, cause: EndCause::Itself })
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn what_somebody_else_asked_to_end_was_cut_short() {
         for (code, place) in [(0, CONTAINER), (143, CONTAINER), (0, NATIVE)] {
-            let left = LeftEnd::End(ProgramEnd { code, out_of_memory: false, asked: true, aborted: false });
+            let left = LeftEnd::End(ProgramEnd { code, out_of_memory: false, cause: EndCause::Asked });
             let found = best(exited(i32::from(code)), left, place);
             assert_eq!(found, Outcome::Lost { reason: "it was asked to end from outside".to_owned() });
             // We have: that is what the task's end is told with.
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_its_user_broke_off_is_told_by_the_program_alone() {
-        let left = LeftEnd::End(ProgramEnd { code: 130, out_of_memory: false, asked: false, aborted: true });
+        let left = LeftEnd::End(ProgramEnd { code: 130, out_of_memory: false, cause: EndCause::Aborted });
         for told in [exited(130), exited(255), lost()] {
             assert_eq!(aborted(&best(told, left, CONTAINER), left), Some(130));
         }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_was_killed_for_memory_in_a_group_of_many_is_no_runs_own() {
         let killed = |out_of_memory| Outcome::Exited { code: 137, out_of_memory };
-        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true, asked: false, aborted: false });
+        let left = LeftEnd::End(ProgramEnd { code: 137, out_of_memory: true, cause: EndCause::Itself });
         assert_eq!(best(killed(false), left, CONTAINER), killed(true));
         assert_eq!(best(killed(false), left, NATIVE), killed(false));
         // What its monitor tells is of the run's own group.

@@ -14,7 +14,7 @@ use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{EngineKind, Found, Outcome};
-use crate::spool::{LeftEnd, Spool, SpoolError, last_output};
+use crate::spool::{EndCause, LeftEnd, ProgramEnd, Spool, SpoolError, last_output};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
@@ -395,8 +395,24 @@ impl Unit {
         stopped.unwrap_or_else(|_| Err(Silent.into()))
     }
 
+    /// What the in-image program knows and we do not: it looks at the server too, and may have seen first that the task is to
+    /// stop. And a program that ended itself in the very moment in which its time was over was in time.
+    fn learn_why(&mut self, left: LeftEnd) -> Result<(), Halt> {
+        let LeftEnd::End(ProgramEnd { code, cause, .. }) = left else { return Ok(()) };
+        match (&self.record().wish, cause) {
+            (None, EndCause::Server) => {
+                self.entry.update(|it| it.wish = Some(Wish::Stop { by: WishedBy::Server }))?;
+            }
+            (Some(Wish::Limit { .. }), EndCause::Itself) if code == 0 => self.entry.update(|it| it.wish = None)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Writes down how the run ended. Without an outcome there is none of this id in the engine.
     async fn ran(&mut self, outcome: Option<Outcome>) -> Result<Step, Halt> {
+        let left = LeftEnd::of(&self.entry.spool());
+        self.learn_why(left)?;
         let asked = self.record().wish.is_some();
         let told = match outcome {
             None if asked => return self.ended(Ending::Stopped),
@@ -404,7 +420,6 @@ impl Unit {
             Some(outcome) => outcome,
         };
         let contained = self.executor.engine.name() != EngineKind::Native.name();
-        let left = LeftEnd::of(&self.entry.spool());
         let outcome = known::best(told, left, Place { contained, asked });
         if let Some(code) = known::aborted(&outcome, left).filter(|_| !asked) {
             return self.ended(Ending::Aborted { code });

@@ -10,7 +10,7 @@ use super::world::{Act, World};
 use crate::daemon::journal::Phase;
 use crate::digest::Digest;
 use crate::run::{Outcome, RunImage};
-use crate::spool::{LeftEnd, OutputWriter, Owner, ProgramEnd, Spool};
+use crate::spool::{EndCause, LeftEnd, OutputWriter, Owner, ProgramEnd, Spool};
 
 fn settled(status: &str, reason: &str, exit_code: u8) -> UnitEnd {
     UnitEnd::Settled { status: status.to_owned(), reason: reason.to_owned(), exit_code, machinery: false }
@@ -112,9 +112,32 @@ async fn a_program_may_exit_with_what_an_engine_gives_to_what_it_did_not_see() {
     world.call("queues.get_next_task", json!({ "queue": world.queue })).await;
     let mut unit = world.begin();
     unit.reaches(Phase::Run).await;
-    ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false }.leave(&spool()).unwrap();
+    ProgramEnd { code: 0, out_of_memory: false, cause: EndCause::Itself }.leave(&spool()).unwrap();
     world.engine.lose();
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
+}
+
+#[tokio::test]
+async fn what_the_in_image_program_knows_of_an_end_counts() {
+    let limit = || Some(Wish::Limit { reason: "the run was not over within 9 s".to_owned() });
+    for (cause, wish, (status, reason)) in [
+        // It looks at the server too, and may be the first to see a stop there.
+        (EndCause::Server, None, ("stopped", "task was stopped by tasks.stop")),
+        // It ended itself in the moment in which its time was over.
+        (EndCause::Itself, limit(), ("completed", "worker execution done")),
+        (EndCause::Asked, limit(), ("failed", "the run was not over within 9 s")),
+    ] {
+        let world = World::queued().await;
+        let mut unit = world.begin();
+        unit.reaches(Phase::Run).await;
+        unit.die().await;
+        let mut left = world.journal().abandoned(|_| true).unwrap().units;
+        left[0].entry.update(|it| it.wish = wish).unwrap();
+        ProgramEnd { code: 0, out_of_memory: false, cause }.leave(&left[0].entry.spool()).unwrap();
+        drop(left);
+        world.engine.end(&Outcome::Exited { code: 0, out_of_memory: false });
+        assert_eq!(world.resume().ends().await, settled(status, reason, 0), "{cause:?}");
+    }
 }
 
 #[tokio::test]
@@ -124,7 +147,7 @@ async fn a_program_that_its_user_broke_off_is_stopped_and_keeps_its_code() {
         let mut unit = world.begin();
         unit.reaches(Phase::Run).await;
         let spool = world.engine.specs.lock().unwrap().last().unwrap().directory.join("spool");
-        ProgramEnd { code, out_of_memory: false, asked: false, aborted: true }.leave(&spool).unwrap();
+        ProgramEnd { code, out_of_memory: false, cause: EndCause::Aborted }.leave(&spool).unwrap();
         world.engine.end(&Outcome::Exited { code: i32::from(code), out_of_memory: false });
         assert_eq!(unit.ends().await, settled("stopped", "user abort", code));
         assert!(!world.console().await.contains("Process failed"));
@@ -136,7 +159,7 @@ async fn what_an_engine_has_forgotten_to_have_started_is_not_started_again() {
     let mut world = World::queued().await;
     world.settings.retries = 1;
     let forgets = |left| world.engine.starts.lock().unwrap().push_back(Act::Forget(left));
-    let end = ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false };
+    let end = ProgramEnd { code: 0, out_of_memory: false, cause: EndCause::Itself };
     forgets(LeftEnd::End(end));
     assert_eq!(world.begin().ends().await, settled("completed", "worker execution done", 0));
     // It went down with its engine.
@@ -155,9 +178,7 @@ async fn a_program_that_goes_on_without_its_engine_is_waited_for() {
     world.says("running").await;
     let spool = world.engine.orphan.lock().unwrap().take().unwrap();
     let run = world.journal().all().unwrap().units[0].run.clone();
-    ProgramEnd { code: 0, out_of_memory: false, asked: false, aborted: false }
-        .leave(&world.journal().spool(&run))
-        .unwrap();
+    ProgramEnd { code: 0, out_of_memory: false, cause: EndCause::Itself }.leave(&world.journal().spool(&run)).unwrap();
     drop(spool);
     assert_eq!(unit.ends().await, settled("completed", "worker execution done", 0));
     assert!(!world.engine.calls().contains(&"start"), "{:?}", world.engine.calls());

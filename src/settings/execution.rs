@@ -137,8 +137,8 @@ fn notes(args: &ExecutionArgs, config: &Config) -> Vec<String> {
         flags.iter().filter(|it| it.0).map(|(_, flag, why)| format!("{flag} has no effect: {why}")).collect();
     let ignored: Vec<String> = config.ignored().map(|it| format!("`{}`", it.key)).collect();
     if !ignored.is_empty() {
-        let text = "has no effect here: what there is instead stands in docs/daemon.md, \"Other than the original\"";
-        notes.push(format!("{} of the configuration {text}", ignored.join(", ")));
+        let text = "what there is instead stands in docs/daemon.md, \"Other than the original\"";
+        notes.push(format!("keys of the configuration without effect here: {} ({text})", ignored.join(", ")));
     }
     if args.git.password.is_some() {
         notes.push(

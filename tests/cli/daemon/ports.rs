@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Place;
 use super::keeper::{Keeper, PODMAN, in_both_engines};
-use crate::support::{Call, Server, TestContext, wait_until};
+use crate::support::{Call, Server, Tap, TestContext, wait_until};
 
 /// Leaves an orphan that ends, then answers on three ports until it is asked to end.
 const LISTENS: &str = "\
@@ -51,6 +51,16 @@ fn asked(address: &str, port: u16) -> String {
     answer
 }
 
+/// The network that a container is to have, where it cannot be the engine's usual one.
+fn network(keeper: Keeper) -> &'static str {
+    // Podman's own bridge would have rules in this machine's firewall.
+    if keeper.flag == PODMAN.flag { "--network slirp4netns " } else { "" }
+}
+
+fn without_proxy(agent: Call) -> Call {
+    ["http_proxy", "HTTP_PROXY", "all_proxy"].into_iter().fold(agent, Call::env_remove)
+}
+
 fn what_listens_is_reached_where_it_was_told(keeper: Keeper) {
     let context = TestContext::warm();
     // A container that has a network of its own has no part in this machine's loopback.
@@ -59,13 +69,11 @@ fn what_listens_is_reached_where_it_was_told(keeper: Keeper) {
     let other = TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let busy = other.local_addr().unwrap().port();
     let free = (20_000..30_000).find(|it| is_free(*it)).unwrap();
-    // Podman's own bridge would have rules in this machine's firewall.
-    let network = if keeper.flag == PODMAN.flag { "--network slirp4netns " } else { "" };
-    let arguments = format!("{network}--init -p {busy}:8080 -p 8081 -p {free}:8082");
+    let arguments = format!("{}--init -p {busy}:8080 -p 8081 -p {free}:8082", network(keeper));
     let task = place.script("listens", LISTENS, &json!({ "arguments": arguments }));
     place.enqueue(&task, "queue");
-    let agent = ["http_proxy", "HTTP_PROXY", "all_proxy"].into_iter().fold(place.agent(), Call::env_remove);
-    let daemon = place.daemon_of(agent, "daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
+    let daemon =
+        place.daemon_of(without_proxy(place.agent()), "daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
     place.is_up(&task);
 
     let console = place.server.console(&task);
@@ -95,3 +103,39 @@ fn what_listens_is_reached_where_it_was_told(keeper: Keeper) {
     keeper.forget(&place, &[&task]);
 }
 in_both_engines!(what_listens_is_reached_where_it_was_told);
+
+fn a_port_that_somebody_else_was_quicker_to_take_is_chosen_anew(keeper: Keeper) {
+    let context = TestContext::warm();
+    let address = own_address();
+    let place = Place { context: &context, server: Server::start_at(&context, &address) };
+    let tap = Tap::before_at(&address, place.server.api());
+    let free = TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+    let arguments = format!("{}-p {free}:8080", network(keeper));
+    let task = place.script("listens", LISTENS, &json!({ "arguments": arguments }));
+    place.enqueue(&task, "queue");
+    let agent = without_proxy(place.agent()).env("CLEARML_API_HOST", tap.address());
+    // It is told after it was chosen, and before the run is started.
+    tap.hold("tasks.edit");
+    let daemon = place.daemon_of(agent, "daemon", &["--queue", "queue", keeper.flag, "--cpu-only"]);
+    wait_until("the port is chosen", || {
+        let chosen = tap.heard(&format!("\"{free}:8080\""));
+        if tap.holds() && !chosen {
+            tap.pass_one();
+        }
+        tap.holds() && chosen
+    });
+    let other = TcpListener::bind(("0.0.0.0", free)).unwrap();
+    tap.release();
+    place.is_up(&task);
+    let told = place.field(&task, "runtime")["_external_host_tcp_port_mapping"].as_str().unwrap().to_owned();
+    let another: u16 = told.strip_suffix(":8080").unwrap().parse().unwrap();
+    assert_ne!(another, free);
+    assert_eq!(asked(&address, another), "8080 heard a word");
+    drop(other);
+    place.server.call("tasks.stop", &json!({ "task": task }));
+    place.becomes(&task, "stopped");
+    keeper.is_rid_of(&place, &task);
+    daemon.stop();
+    keeper.forget(&place, &[&task]);
+}
+in_both_engines!(a_port_that_somebody_else_was_quicker_to_take_is_chosen_anew);

@@ -40,7 +40,7 @@ in_each_engine!(a_run_goes_on_without_whoever_started_it);
 #[test]
 fn a_run_that_docker_starts_twice_runs_once() {
     let context = TestContext::new();
-    let task = Task::new(&context, &IN_DOCKER, "import time\nprint('up', flush=True)\ntime.sleep(1)\n");
+    let task = Task::new(&context, &IN_DOCKER, "import time\nprint('up', flush=True)\ntime.sleep(6)\n");
     let output = context.path("output");
     let mut running = task.execute().spawn(&output);
     wait_until("the task is up", || task.said("up\n"));

@@ -69,7 +69,12 @@ impl Gate {
 impl Tap {
     /// One before the server at an address, `http://host:port`.
     pub(crate) fn before(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::before_at("127.0.0.1", server)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn before_at(own: &str, server: &str) -> Self {
+        let listener = TcpListener::bind((own, 0)).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let gate = Arc::new(Gate::default());
         let (to, own) = (server.trim_start_matches("http://").trim_end_matches('/').to_owned(), Arc::clone(&gate));

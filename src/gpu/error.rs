@@ -2,7 +2,11 @@
 
 use nvml_wrapper::error::NvmlError;
 
+use super::FORBIDDEN;
 use crate::error::{Explain, Kind};
+
+/// What a user without permission can do.
+const OPEN: &str = "Make sure this user may open /dev/nvidiactl and /dev/nvidia*.";
 
 /// Why GPUs cannot be had as they were asked for.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +99,8 @@ impl Explain for GpuError {
 
     fn hints(&self) -> Vec<String> {
         let hint = match self {
-            Self::Driver { source: NvmlError::NoPermission, .. } => {
-                "Make sure this user may open /dev/nvidiactl and /dev/nvidia*."
-            }
+            Self::Driver { source: NvmlError::NoPermission, .. } => OPEN,
+            Self::Lost { reason, .. } if reason == FORBIDDEN => OPEN,
             Self::Driver { source: NvmlError::LibRmVersionMismatch, .. } => {
                 "The driver was updated while it was loaded: restart the machine or reload the kernel module."
             }

@@ -24,6 +24,9 @@ use serde::Serialize;
 /// Names the library is known by; only the first comes with every driver.
 const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
 
+/// Why a device is as good as lost whose node this user may not open.
+const FORBIDDEN: &str = "this user may not use it";
+
 /// What this machine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -129,7 +132,7 @@ impl LostGpu {
     fn new(index: u32, instance: Option<u32>, error: &NvmlError) -> Self {
         let reason = match error {
             NvmlError::GpuLost => "it fell off the bus or cannot be reached".to_owned(),
-            NvmlError::NoPermission => "this user may not use it".to_owned(),
+            NvmlError::NoPermission => FORBIDDEN.to_owned(),
             other => format!("the driver fails on it: {other}"),
         };
         Self { index, instance, reason }

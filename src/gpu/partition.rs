@@ -4,7 +4,6 @@
 //! NVML's safe interface does not tell these two numbers of an instance; `nvidia-smi`, which comes with every driver, does.
 //! The driver's `/proc` then names the nodes.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,10 +22,8 @@ pub(super) fn capabilities(driver: &Driver, gpu: u32, minor: u32, instance: u32)
     command.args(["-q", "-x", "-i", &gpu.to_string()]);
     // It loads NVML, which lies where the loader was not told to look if the driver has a root of its own.
     let beside = driver.libraries.iter().find(|it| it.1 == "libnvidia-ml.so.1").and_then(|it| it.0.parent());
-    let own = std::env::var_os("LD_LIBRARY_PATH").filter(|it| !it.is_empty());
-    let directories = own.iter().flat_map(std::env::split_paths).chain(beside.map(Path::to_owned));
-    if let Ok(directories) = std::env::join_paths(directories) {
-        command.env("LD_LIBRARY_PATH", directories);
+    if let Some(directory) = beside {
+        command.env("LD_LIBRARY_PATH", directory);
     }
     let output = crate::process::run(&mut command, PATIENCE).ok()?;
     let (group, compute) = numbers(&output.text(), instance)?;

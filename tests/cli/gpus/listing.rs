@@ -125,6 +125,14 @@ fn those_that_fell_off_the_bus_are_lost_and_a_driver_that_fails_is_told() {
     error: GPU 0 is lost: it fell off the bus or cannot be reached
     hint: Reset it (`nvidia-smi --gpu-reset`) or restart the machine; until then `--gpus` can name others.
     ");
+    // One that this user may not open is none to reset.
+    assert_eq!(indices(&told(4, 0).success().stdout), [1, 2]);
+    let outcome = asked(&context, &driver, &["--gpus", "0"]).run().exits(66);
+    insta::assert_snapshot!(outcome.shown_stderr(), @r"
+    error: GPU 0 is lost: this user may not use it
+    hint: Make sure this user may open /dev/nvidiactl and /dev/nvidia*.
+    ");
+    told(15, 0).success();
     // Named, the others are listed alone.
     assert_eq!(json(asked(&context, &driver, &["--gpus", "1:0,2"]))["lost"], json!([]));
     assert_eq!(indices(&told(999, 0).success().stdout), [1, 2]);

@@ -21,6 +21,9 @@ mod state;
 
 use state::{Inspected, state};
 
+/// The version of Docker's API that every Podman since 3 has.
+const DOCKER: &str = "v1.40";
+
 /// Podman's own API.
 #[derive(Clone)]
 pub struct Libpod {
@@ -243,20 +246,24 @@ impl Libpod {
         body: Option<&Value>,
         action: &str,
     ) -> Result<bytes::Bytes, EngineError> {
-        self.call_as(method, path, body, (action, None)).await
+        let answer = self.ask((Api::Libpod, method), path, body, (action, None)).await?;
+        answer.bytes().await.map_err(|error| self.unreachable(error))
     }
 
-    /// A call that carries credentials for a registry.
-    async fn call_as(
+    /// An answer whose end is still to come; credentials for a registry may go along. A refusal is an error.
+    async fn ask(
         &self,
-        method: reqwest::Method,
+        (api, method): (Api, reqwest::Method),
         path: &str,
         body: Option<&Value>,
         (action, login): (&str, Option<&Value>),
-    ) -> Result<bytes::Bytes, EngineError> {
+    ) -> Result<reqwest::Response, EngineError> {
         self.ping().await?;
-        let version = self.version.get().map_or("4.0.0", String::as_str);
-        let mut request = self.client.request(method, format!("{}/v{version}/libpod/{path}", self.base));
+        let api = match api {
+            Api::Libpod => format!("v{}/libpod", self.version.get().map_or("4.0.0", String::as_str)),
+            Api::Docker => DOCKER.to_owned(),
+        };
+        let mut request = self.client.request(method, format!("{}/{api}/{path}", self.base));
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -266,11 +273,11 @@ impl Libpod {
         }
         let answer = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|error| self.unreachable(error))?;
         // 304: it is so already.
         if status.is_success() || status.as_u16() == 304 {
-            return Ok(bytes);
+            return Ok(answer);
         }
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(error))?;
         let said: Option<Value> = serde_json::from_slice(&bytes).ok();
         let said = said.as_ref().and_then(|it| it.get("message").or_else(|| it.get("cause"))?.as_str());
         let message = said.map_or_else(|| String::from_utf8_lossy(&bytes).trim().to_owned(), str::to_owned);
@@ -293,6 +300,14 @@ impl Libpod {
     fn unreachable(&self, error: reqwest::Error) -> EngineError {
         EngineError::Unreachable { endpoint: self.endpoint.clone(), source: Box::new(error.without_url()) }
     }
+}
+
+/// Which of its two.
+#[derive(Debug, Clone, Copy)]
+enum Api {
+    Libpod,
+    /// The one that is Docker's.
+    Docker,
 }
 
 impl Ours {

@@ -47,7 +47,7 @@ impl ContainerEngine {
         Self { offline, ..self }
     }
 
-    /// The same, whose pulls may show no progress for so long: [`EngineError::Stalled`]. Podman tells of none.
+    /// The same, whose pulls may show no progress for so long: [`EngineError::Stalled`].
     #[must_use]
     pub fn silence(self, silence: Duration) -> Self {
         Self { silence, ..self }
@@ -74,7 +74,7 @@ impl ContainerEngine {
             let login = login(reference.clone()).await?;
             match &self.containers {
                 Containers::Docker(it) => it.pull(&reference, login.as_ref(), self.silence).await?,
-                Containers::Podman(it) => it.pull(&reference, login.as_ref()).await?,
+                Containers::Podman(it) => it.pull(&reference, login.as_ref(), self.silence).await?,
             }
         }
         Ok(self.has(image).await?)
@@ -193,8 +193,13 @@ mod tests {
                 while reader.read_line(&mut line).unwrap_or(0) > 2 {
                     lines.push(std::mem::take(&mut line));
                 }
+                log.lock().unwrap().extend(lines.first().cloned());
                 let pulls = lines.first().is_some_and(|it| it.starts_with("POST ") && it.contains("/images/create"));
-                log.lock().unwrap().extend(lines.into_iter().next());
+                if lines.first().is_some_and(|it| it.contains("_ping")) {
+                    let head = "libpod-api-version: 4.3.1\r\ncontent-length: 0\r\nconnection: close";
+                    let _ = write!(reader.get_mut(), "HTTP/1.1 200 X\r\n{head}\r\n\r\n");
+                    continue;
+                }
                 if let Some(said) = pulled.filter(|_| pulls) {
                     let head = "content-type: application/json\r\ntransfer-encoding: chunked";
                     let _ = write!(reader.get_mut(), "HTTP/1.1 200 X\r\n{head}\r\n\r\n{:x}\r\n{said}\r\n", said.len());
@@ -214,18 +219,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker.sock");
         let asked = without_images(&path, Some("{\"status\":\"Pulling fs layer\",\"id\":\"0123\"}\r\n"));
-        let docker = Docker::connect(&Endpoint::plain(format!("unix://{}", path.display()))).unwrap();
-        let engine = ContainerEngine::docker(docker, false).silence(Duration::from_secs(1));
-        let digest = Digest::of(b"image");
-        let name = format!("registry.example/team/task@{digest}");
-        let image = RunImage { name: name.clone(), manifest: digest, config: digest };
-        let prepared = engine.prepare(&image);
-        let failure = tokio::time::timeout(Duration::from_secs(60), prepared).await.expect("it waits").unwrap_err();
-        let said = failure.to_string();
-        assert!(said.ends_with(&format!("made no progress for 1 s: pull `{name}`")), "{said}");
-        // Whoever gives it the image does not answer, and it is not asked again at once: that has been waited for.
-        assert_eq!(failure.kind(), crate::error::Kind::System);
-        assert!(asked.lock().unwrap().iter().any(|it| it.contains("/images/create")));
+        let address = format!("unix://{}", path.display());
+        let docker = ContainerEngine::docker(Docker::connect(&Endpoint::plain(&address)).unwrap(), false);
+        let podman = ContainerEngine::podman(Libpod::connect(&address).unwrap(), false);
+        for engine in [docker, podman] {
+            let engine = engine.silence(Duration::from_secs(1));
+            let digest = Digest::of(b"image");
+            let name = format!("registry.example/team/task@{digest}");
+            let image = RunImage { name: name.clone(), manifest: digest, config: digest };
+            let prepared = engine.prepare(&image);
+            let failure = tokio::time::timeout(Duration::from_secs(60), prepared).await.expect("it waits").unwrap_err();
+            let said = failure.to_string();
+            assert!(said.ends_with(&format!("made no progress for 1 s: pull `{name}`")), "{said}");
+            // Whoever gives it the image does not answer, and it is not asked again at once: that has been waited for.
+            assert_eq!(failure.kind(), crate::error::Kind::System);
+            assert!(std::mem::take(&mut *asked.lock().unwrap()).iter().any(|it| it.contains("/images/create")));
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::settings::ExecutionSettings;
 use super::unit::{self, Ask, Claim, Executor, UnitEnd, UnitEvent};
 use super::work::{Asks, Attend, Broken, Crew, End, Job, Left, News, Wants};
 use super::{Journal, Phase, journal::Record};
-use crate::error::{Explain, Failure, Kind};
+use crate::error::Failure;
 use crate::run::RunId;
 use crate::spool::{OutputReader, Piece};
 
@@ -75,10 +75,8 @@ pub fn of(executor: &Arc<Executor>, whose: Whose, console: Option<Console>) -> C
         prebuild: Box::new(move |task| {
             let executor = Arc::clone(&building);
             Box::pin(async move {
-                let limit = executor.settings.limits.build;
                 // Ended when it is dropped.
-                let built = tokio::time::timeout(limit, unit::prebuild(&executor, &task)).await;
-                built.unwrap_or_else(|_| Err(Late(limit.as_secs()).into()))
+                unit::prebuild(&executor, &task).await
             })
         }),
     }
@@ -255,17 +253,6 @@ fn broken(journal: &Journal, run: &RunId, panic: &(dyn Any + Send)) -> End {
     match noted {
         Ok(()) => End::Failed(Broken(text).into()),
         Err(error) => End::Failed(error.into()),
-    }
-}
-
-/// An image was not built ahead in time.
-#[derive(Debug, thiserror::Error)]
-#[error("it was not built within {0} s")]
-struct Late(u64);
-
-impl Explain for Late {
-    fn kind(&self) -> Kind {
-        Kind::System
     }
 }
 

@@ -29,10 +29,12 @@ mod executor;
 mod forgotten;
 mod known;
 mod lines;
+mod overdue;
 mod pace;
 mod prebuilt;
 mod running;
 mod server;
+mod stopping;
 mod waiting;
 mod watching;
 

@@ -298,8 +298,17 @@ async fn of_worker(executor: &Executor) -> GpuSet {
 /// Builds the image of a task that still waits, so that its own build finds all of it. Ended when dropped.
 ///
 /// # Errors
-/// It cannot be built now, or not at all.
+/// It cannot be built now, not at all, or not within the time that any build may take.
 pub(in crate::daemon) async fn prebuild(executor: &Arc<Executor>, task: &str) -> Result<(), Failure> {
+    let limit = executor.settings.limits.build;
+    let built = timeout(limit, prebuild_whole(executor, task)).await;
+    built.unwrap_or_else(|_| {
+        let reason = format!("it was not built within {} s", limit.as_secs());
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, reason).into())
+    })
+}
+
+async fn prebuild_whole(executor: &Arc<Executor>, task: &str) -> Result<(), Failure> {
     let gpus = of_worker(executor).await;
     if prebuilt::ahead(executor, task, &gpus).await? {
         return Ok(());

@@ -1,25 +1,22 @@
 //! From the finished image to the end of the container: the engine's part.
 
 use std::future::ready;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::known::{self, Place};
 use super::{Ask, Ending, Halt, Interruption, Step, Unit};
-use crate::clearml::callback;
 use crate::clearml::events::Level;
 use crate::daemon::journal::{Phase, Wish, WishedBy};
 use crate::error::{Explain, Failure, Kind};
 use crate::gpu::{self, Discovery, GpuSet};
 use crate::run::{EngineKind, Found, Outcome};
-use crate::spool::{EndCause, LeftEnd, ProgramEnd, Spool, SpoolError, last_output};
+use crate::spool::{EndCause, LeftEnd, ProgramEnd, Spool, SpoolError};
 
 /// How many times in a row an engine may fail to say what became of a run, other than by not answering.
 const FAILURES: u32 = 10;
-/// How long an engine may take to kill a run, after the time that the run itself may take.
-const KILLING: Duration = Duration::from_secs(60);
 /// How often ports are looked for again where somebody else was quicker.
 const PORTS: u32 = 3;
 /// How long the driver may take to say which devices there are.
@@ -28,7 +25,7 @@ const COUNTING: Duration = Duration::from_secs(30);
 /// An engine took a question and says nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not answer")]
-struct Silent;
+pub(super) struct Silent;
 
 impl Explain for Silent {
     fn kind(&self) -> Kind {
@@ -218,7 +215,7 @@ impl Unit {
     }
 
     /// How the run ended; an engine that is away, or there and silent, is waited for.
-    async fn outcome(&self) -> Option<Outcome> {
+    pub(super) async fn outcome(&self) -> Option<Outcome> {
         let (engine, run) = (&self.executor.engine, &self.record().run);
         let (mut failures, mut pause, mut waiting) = (0, self.pace.pause, false);
         loop {
@@ -256,41 +253,6 @@ impl Unit {
             self.note(format!("waiting for {}: {failure}", engine.name()));
             sleep(pause).await;
             pause = (pause * 2).min(self.pace.longest);
-        }
-    }
-
-    /// Comes when the run takes too long, or has printed nothing for too long; what to say of it.
-    async fn overdue(&self) -> String {
-        let limits = self.executor.settings.limits;
-        let began =
-            SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(self.record().since).unwrap_or_default());
-        let over = |since: SystemTime, limit: Duration| since.elapsed().is_ok_and(|it| it >= limit);
-        if limits.run.is_none() && limits.quiet.is_none() {
-            return std::future::pending().await;
-        }
-        loop {
-            let printed = || last_output(&self.entry.spool()).map_or(began, |it| it.max(began));
-            let late = if let Some(limit) = limits.run.filter(|it| over(began, *it)) {
-                Some(format!("the run was not over within {} s", limit.as_secs()))
-            } else {
-                let limit = limits.quiet.filter(|it| over(printed(), *it));
-                limit.map(|it| format!("the run printed nothing for {} s", it.as_secs()))
-            };
-            if let Some(reason) = late
-                && self.goes_on().await
-            {
-                return reason;
-            }
-            sleep(self.pace.poll).await;
-        }
-    }
-
-    /// Whether the program is known to run: it may have ended while nobody attended it.
-    async fn goes_on(&self) -> bool {
-        match self.answered(self.executor.engine.find(&self.record().run)).await {
-            Ok(Found::Running) => !matches!(LeftEnd::of(&self.entry.spool()), LeftEnd::End(_)),
-            Ok(Found::Ended(_)) => false,
-            Ok(Found::Absent) | Err(_) => self.is_alive(),
         }
     }
 
@@ -350,51 +312,6 @@ impl Unit {
         }
     }
 
-    /// Ends the run: it is asked to, and killed after a while.
-    async fn stop_run(&mut self) -> Result<Step, Halt> {
-        let outcome = tokio::select! {
-            outcome = self.stopped() => outcome,
-            () = self.deserted() => return Err(Halt::Detached),
-        };
-        self.ran(outcome).await
-    }
-
-    async fn stopped(&self) -> Option<Outcome> {
-        if self.record().wish == Some(Wish::Stop { by: WishedBy::Server }) {
-            // The task may have something of its own to do first.
-            let most = self.executor.settings.limits.abort_callback;
-            let done = callback::done(&self.executor.client, &self.record().task, self.pace.poll, most);
-            tokio::select! {
-                outcome = self.outcome() => return outcome,
-                () = done => {}
-            }
-        }
-        let name = self.executor.engine.name();
-        let (late, mut pause) = (Instant::now() + self.executor.settings.limits.start, self.pace.pause);
-        while let Err(failure) = self.told_to_stop().await {
-            self.note(format!("waiting for {name} to stop the run: {failure}"));
-            if Instant::now() >= late {
-                return Some(Outcome::Lost { reason: format!("{name} does not stop it: {failure}") });
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(self.pace.longest);
-        }
-        if self.is_forgotten().await
-            && let Some(reason) = self.end_forgotten().await
-        {
-            return Some(Outcome::Lost { reason });
-        }
-        let lost = || Some(Outcome::Lost { reason: format!("{name} stopped it and does not tell how it ended") });
-        timeout_at(late + KILLING, self.outcome()).await.unwrap_or_else(|_| lost())
-    }
-
-    /// Has the engine stop the run, once.
-    pub(super) async fn told_to_stop(&self) -> Result<(), Failure> {
-        let grace = self.executor.settings.limits.grace;
-        let stopped = timeout(grace + KILLING, self.executor.engine.stop(&self.record().run, grace)).await;
-        stopped.unwrap_or_else(|_| Err(Silent.into()))
-    }
-
     /// What the in-image program knows and we do not: it looks at the server too, and may have seen first that the task is to
     /// stop. And a program that ended itself in the very moment in which its time was over was in time.
     fn learn_why(&mut self, left: LeftEnd) -> Result<(), Halt> {
@@ -410,7 +327,7 @@ impl Unit {
     }
 
     /// Writes down how the run ended. Without an outcome there is none of this id in the engine.
-    async fn ran(&mut self, outcome: Option<Outcome>) -> Result<Step, Halt> {
+    pub(super) async fn ran(&mut self, outcome: Option<Outcome>) -> Result<Step, Halt> {
         let left = LeftEnd::of(&self.entry.spool());
         self.learn_why(left)?;
         let asked = self.record().wish.is_some();

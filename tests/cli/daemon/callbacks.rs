@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Place;
-use super::keeper::{DOCKER, Keeper};
+use super::keeper::{DOCKER, Keeper, PODMAN};
 use crate::support::{TestContext, wait_until};
 
 /// Has something to do before it is stopped that takes longer than anybody waits who was not asked to.
@@ -64,5 +64,11 @@ fn a_task_does_what_it_wants_done_before_it_is_stopped_natively() {
 #[test]
 fn a_task_does_what_it_wants_done_before_it_is_stopped_in_docker() {
     let keeper = DOCKER.required();
+    a_task_does_what_it_wants_done_before_it_is_stopped(keeper.flag, Some(keeper));
+}
+
+#[test]
+fn a_task_does_what_it_wants_done_before_it_is_stopped_in_podman() {
+    let keeper = PODMAN.required();
     a_task_does_what_it_wants_done_before_it_is_stopped(keeper.flag, Some(keeper));
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::in_each_engine;
 use super::task::{IN_DOCKER, IN_PODMAN, NATIVELY, Task, Where};
-use crate::support::{Registry, TestContext, wait_until};
+use crate::support::{Registry, TestContext, apart, wait_until};
 
 const SCRIPT: &str = "\
 import os, sys
@@ -84,6 +84,29 @@ fn an_image_of_a_registry_runs_as_it_is(place: &Where) {
     }
 }
 in_each_engine!(an_image_of_a_registry_runs_as_it_is);
+
+/// From a registry that is not this machine's own, which is spoken to over TLS.
+#[test]
+fn an_image_of_the_world_is_fetched_by_podman() {
+    let context = TestContext::new();
+    let task = Task::new(&context, &IN_PODMAN, SCRIPT);
+    let registry = Registry::start(&context);
+    let built = build(&task, &registry.reference("team/train:1"), &["--push"]);
+    let known = registry.as_known_to_the_world(&context, "registry.example");
+    let named = format!("registry.example/team/train@{}", built["manifest"].as_str().unwrap());
+    reset(&task, &json!({ "container": { "image": named } }));
+    let (hosts, authorities) = (known.hosts.display(), known.authorities.display());
+    let first = format!("mount --bind {hosts} /etc/hosts\nexport SSL_CERT_FILE={authorities}");
+    let podman = apart::podman(&context, "cdiVersion: 0.5.0\nkind: example.com/none\ndevices: []\n", &first);
+    let call = context.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c"]);
+    let call = call.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(&known.hosts);
+    let call = call.arg(env!("CARGO_BIN_EXE_agent")).args(["execute", "--id", &task.id, "--podman", "--prebuilt-only"]);
+    let call = call.env("CLEARML_CONFIG_FILE", task.server.config()).env("AGENT_STATE_DIR", context.path("state"));
+    let call = call.env("CONTAINER_HOST", &podman.host).env("SSL_CERT_FILE", &known.authorities);
+    assert_eq!(call.run().success().stdout, "up first\n");
+    assert_eq!((&image(&task)["name"], &image(&task)["config"]), (&json!(named), &built["config"]));
+    podman.end();
+}
 
 #[test]
 fn an_image_that_docker_has_runs_from_there_and_the_store_stays_empty() {

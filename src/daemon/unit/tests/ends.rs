@@ -197,6 +197,31 @@ async fn a_port_that_another_run_was_given_in_the_same_moment_is_chosen_anew() {
 }
 
 #[tokio::test]
+async fn a_build_ahead_has_a_deadline_and_may_not_be_silent() {
+    let second = Duration::from_secs(1);
+    for (limited, reason) in [(true, "it was not built within 1 s"), (false, "it made no progress for 1 s (")] {
+        let mut world = World::queued().await;
+        world.builds("echo $$ >\"$here/pid\"; exec sleep 600");
+        let limits = &mut world.settings.limits;
+        if limited {
+            limits.build = second;
+        } else {
+            limits.silence = second;
+        }
+        let said = building::prebuild(&world.executor(), &world.task).await.unwrap_err().to_string();
+        assert!(said.starts_with(reason), "{said}");
+        // What was begun is ended with it.
+        let pid = fs_err::read_to_string(world.dir.path().join("pid")).unwrap();
+        let gone = async {
+            while std::path::Path::new("/proc").join(pid.trim()).exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it goes on");
+    }
+}
+
+#[tokio::test]
 async fn a_run_may_take_no_longer_and_be_silent_no_longer_than_was_said() {
     let second = Some(Duration::from_secs(1));
     for (run, quiet, reason) in

@@ -313,12 +313,16 @@ impl Unit {
 
     /// A console line of our own, while the spool is ours; a note for people where it is the run's.
     fn line(&self, level: Level, text: &str) {
-        if let Some(lines) = &self.lines {
-            lines.add(level, text);
+        if self.keep_line(level, text) {
             let _ = self.events.try_send(UnitEvent::Line(level, text.to_owned()));
         } else {
             self.note(text.to_owned());
         }
+    }
+
+    /// The same of what people are shown in another way; whether the spool is ours.
+    fn keep_line(&self, level: Level, text: &str) -> bool {
+        self.lines.as_ref().map(|it| it.add(level, text)).is_some()
     }
 
     fn change<'a>(&'a self, reason: &'a str, message: &'a str) -> Change<'a> {

@@ -168,7 +168,7 @@ impl Unit {
                     Some(line) => {
                         heard = Instant::now();
                         for (level, text) in progress.take(&line) {
-                            self.line(level, &text);
+                            self.keep_line(level, &text);
                         }
                         self.say(progress.text());
                     }

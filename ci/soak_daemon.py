@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Many short tasks while whatever has a part in them is killed at random: none lost, none run twice, none stuck.
 
-Killed are the daemon, the server, the engine (Docker: one of this proof's own) and the tasks' programs. Each task writes its
+Killed are the daemon, the server, the engine (dockerd, Podman's service, each of this proof's own; the monitors of Podman's
+containers) and the tasks' programs. Each task writes its
 id to a file once and prints a line. Afterwards every task must be completed, its id must stand in the file once and the
 line in its console once; a task whose program was killed must have failed and say so, and must not have run again. Nothing
 may be left: no process, no container, no unit that is not over. What fails the machinery (an engine that is killed while an
@@ -30,7 +31,7 @@ from bench_queue import Api
 # How long all of it may take without a task ending, in seconds.
 STUCK = 300
 # How often each is killed, against one another.
-KILLS = {"daemon": 4, "server": 2, "engine": 2, "program": 1}
+KILLS = {"daemon": 4, "server": 2, "engine": 2, "monitor": 2, "program": 1}
 ENDED = ("completed", "failed", "stopped")
 SCRIPT = """import os, time
 time.sleep({seconds})
@@ -84,7 +85,8 @@ class Soak:
         if engine == "docker":
             self.env["DOCKER_HOST"] = f"unix://{self.work}/docker.sock"
         if engine == "podman":
-            self.env["CONTAINER_HOST"] = f"unix://{os.environ['AGENT_TEST_PODMAN_SOCKET']}"
+            self.env["CONTAINER_HOST"] = f"unix://{self.work}/podman.sock"
+            self.env["CONTAINERS_STORAGE_CONF"] = str(self.work / "storage.conf")
         self.children = {}
         self.kills = collections.Counter()
         self.killed_programs = set()
@@ -111,7 +113,37 @@ class Soak:
         sys.exit(f"error: the server does not start: see {self.work}/server.log")
 
     def engine(self):
-        """Docker of our own, whose containers go on without it."""
+        """One of our own, whose containers go on without it."""
+        getattr(self, self.engine_name)()
+
+    def podman(self):
+        places = {"graphroot": "data", "runroot": "exec"}
+        lines = [f'{name} = "{self.work / place}"' for name, place in places.items()]
+        (self.work / "storage.conf").write_text("\n".join(["[storage]", 'driver = "overlay"', *lines, ""]))
+        (self.work / "podman.sock").unlink(missing_ok=True)
+        # With that variable it would be a client.
+        service = ["podman", "system", "service", "--time", "0", self.env["CONTAINER_HOST"]]
+        self.start("engine", "env", "-u", "CONTAINER_HOST", *service)
+        for _ in range(600):
+            if self.asks_podman("version").returncode == 0:
+                return
+            time.sleep(0.1)
+        sys.exit(f"error: Podman's service does not start: see {self.work}/engine.log")
+
+    def asks_podman(self, *words):
+        command = ["podman", "--url", self.env["CONTAINER_HOST"], *words]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True)
+
+    def monitors(self):
+        """The processes that hold Podman's containers."""
+        store = str(self.work / "data").encode()
+        for directory in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (directory / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"conmon") and any(it.startswith(store) for it in words):
+                    yield int(directory.name)
+
+    def docker(self):
         (self.work / "daemon.json").write_text("{}")
         # What a killed one leaves: the number of its containerd may stand for a dead process that nobody waits for.
         for name in ("docker.sock", "docker.pid", "exec/containerd/containerd.pid"):
@@ -146,6 +178,12 @@ class Soak:
                 except ProcessLookupError:
                     pass
             return
+        if name == "monitor":
+            for pid in list(self.monitors())[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                self.kills[name] += 1
+            return
         self.children[name].send_signal(signal.SIGKILL)
         self.children[name].wait()
         self.kills[name] += 1
@@ -166,9 +204,11 @@ class Soak:
     def run(self):
         self.server()
         kinds = ["daemon", "server", "program"]
-        if self.engine_name == "docker":
+        if self.engine_name != "native":
             self.engine()
             kinds.append("engine")
+        if self.engine_name == "podman":
+            kinds.append("monitor")
         queue = self.api.call("queues.create", {"name": "soak"})["id"]
         container = {"arguments": f"-v {self.work}/soak:/soak --network host"}
         for _ in range(self.wanted):
@@ -240,6 +280,8 @@ class Soak:
         if self.engine_name == "docker":
             listed = subprocess.run(["docker", "ps", "-aq"], env=self.env, capture_output=True, text=True)
             wrong += [f"the container {it} is left" for it in listed.stdout.split()]
+        if self.engine_name == "podman":
+            wrong += [f"the container {it} is left" for it in self.asks_podman("ps", "--all", "--quiet").stdout.split()]
         workers = self.api.call("workers.get_all", {})["workers"]
         return wrong + [f"the worker {it['id']} is left" for it in workers]
 
@@ -257,15 +299,11 @@ class Soak:
     def clean(self, well):
         self.end("daemon")
         if self.engine_name == "podman":
-            # It is not ours alone, and each image makes its next listing longer.
-            images = []
-            with contextlib.suppress(OSError, RuntimeError):
-                images = [f"agent/task-{it['id']}:latest" for it in self.states()]
-            podman = ["podman", "--url", self.env["CONTAINER_HOST"], "rmi", "--force", "--ignore"]
-            for at in range(0, len(images), 50):
-                subprocess.run(podman + images[at : at + 50], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.asks_podman("rm", "--all", "--force", "--time", "0")
         for name in ("server", "engine"):
             self.end(name)
+        if self.engine_name == "podman":
+            subprocess.run(["umount", str(self.work / "data" / "overlay")], stderr=subprocess.DEVNULL)
         if self.engine_name == "docker":
             # One that was killed did not undo this, and the next did not know of it.
             for mounted in ("data", "exec/netns/default"):

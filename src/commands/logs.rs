@@ -82,6 +82,7 @@ fn choose(task: &str, runs: Vec<Record>) -> Result<Record, NoLog> {
 fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Result<u8, Failure> {
     let (spool, unit) = (journal.spool(&record.run), journal.directory(&record.run));
     let mut before = Words::new(&unit, Side::Before);
+    let mut tail = args.tail;
     if record.phase < Phase::Run {
         ui.say(&format!("task {} is {}", record.task, record.phase.as_str()));
     }
@@ -96,7 +97,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
     loop {
         // Looked at first: what is written before a run is over is read after that.
         let over = record.phase == Phase::Done || !args.follow;
-        tell(&mut before, args.tail, ui)?;
+        tell(&mut before, tail.take(), ui)?;
         while let Some(piece) = reader.read_next()? {
             if piece.missing > 0 {
                 ui.say(&format!("{} bytes before this are not kept any more", piece.missing));
@@ -104,7 +105,7 @@ fn show(journal: &Journal, mut record: Record, args: &LogsArgs, ui: &Ui) -> Resu
             ui.write(&piece.bytes)?;
         }
         if over {
-            tell(&mut Words::new(&unit, Side::After), args.tail, ui)?;
+            tell(&mut Words::new(&unit, Side::After), args.tail.filter(|_| !args.follow), ui)?;
             return Ok(0);
         }
         std::thread::sleep(LOOK);

@@ -98,7 +98,7 @@ impl Signals {
 pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut Receiver<()>, grace: Duration) -> Ended {
     let grace = grace.saturating_sub(FAREWELL).max(Duration::from_secs(1));
     let mut cause = Cause::Itself;
-    // When it got a signal that asks many programs to end, and others for something else.
+    // When it got a signal that asks many programs to end, and others for their configuration or their threads.
     let mut nudged: Option<Instant> = None;
     let mut kill_at: Option<Instant> = None;
     let mut wishes = true;
@@ -130,7 +130,7 @@ pub(super) async fn supervise(child: &Child, signals: &mut Signals, stop: &mut R
                 kill_at.get_or_insert_with(|| Instant::now() + grace);
                 cause = asked(cause);
             }
-            _ = signals.interrupt.recv() => { child.signal(Signal::INT); nudged = Some(Instant::now()); }
+            _ = signals.interrupt.recv() => { child.signal(Signal::INT); cause = asked(cause); }
             _ = signals.quit.recv() => { child.signal(Signal::QUIT); nudged = Some(Instant::now()); }
             () = signals.hangup.recv() => { child.signal(Signal::HUP); nudged = Some(Instant::now()); }
             Some(other) = signals.others.recv() => child.signal(other),

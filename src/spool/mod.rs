@@ -333,7 +333,14 @@ impl Spool {
         self.drops += 1;
         let msg = format!("{}{DROPPED}", lost + gap.unwrap_or(0));
         let line = serde_json::to_vec(&Line { timestamp, level: Level::Warning, msg })?;
-        crate::fs::write_whole(&segment_path(&self.directory, segment), &record_of(&line), 0o644)?;
+        let said = crate::fs::write_whole(&segment_path(&self.directory, segment), &record_of(&line), 0o644);
+        if said.is_err() {
+            // The disk is full: the room is needed more than the word.
+            fs::remove_file(segment_path(&self.directory, segment))?;
+            self.sent = self.sent.max(Place { segment: segment + 1, offset: 0 });
+            self.flight = None;
+            return self.note();
+        }
         if gap.is_some() {
             fs::remove_file(segment_path(&self.directory, there[0]))?;
         }

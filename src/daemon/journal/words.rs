@@ -44,14 +44,21 @@ impl Words {
         Self { path: unit.join(side.name()), read: 0 }
     }
 
-    /// Adds lines; beyond a mebibyte nothing.
+    /// Adds lines; beyond a mebibyte nothing. What is said again right after itself, by a process that goes on with the
+    /// run, is there once.
     ///
     /// # Errors
     /// What keeps the file from being written.
     pub fn add(&self, text: &str) -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.path)?;
-        if file.metadata()?.len() < LIMIT {
-            file.write_all(format!("{}\n", text.trim_end()).as_bytes())?;
+        let mut file = fs::OpenOptions::new().create(true).read(true).append(true).open(&self.path)?;
+        let (size, text) = (file.metadata()?.len(), format!("{}\n", text.trim_end()));
+        let mut last = vec![0; text.len()];
+        if let Some(start) = size.checked_sub(text.len() as u64) {
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut last)?;
+        }
+        if size < LIMIT && last != text.as_bytes() {
+            file.write_all(text.as_bytes())?;
         }
         Ok(())
     }
@@ -91,6 +98,8 @@ mod tests {
         assert_eq!(reader.read_next().unwrap(), Vec::<String>::new());
         before.add("ee").unwrap();
         assert_eq!(reader.read_next().unwrap(), ["three"]);
+        before.add("three").unwrap();
+        assert_eq!(reader.read_next().unwrap(), Vec::<String>::new());
         assert_eq!(Words::new(unit.path(), Side::After).read_next().unwrap(), Vec::<String>::new());
     }
 

@@ -195,7 +195,7 @@ impl Unit {
     /// What the in-image program cannot have said itself.
     fn last_line(&self) -> Option<(Level, String)> {
         match (self.record().wish.as_ref(), self.record().end.as_ref()?) {
-            (Some(Wish::Stop { .. }), Ending::Stopped) => {
+            (Some(Wish::Stop { .. }), Ending::Stopped) if !self.record().may_run => {
                 Some((Level::Error, "User aborted: stopping task before it ran".to_owned()))
             }
             (Some(Wish::Limit { reason }), _) => Some((Level::Error, format!("Process failed: {reason}"))),

@@ -19,11 +19,12 @@ impl Unit {
             return std::future::pending().await;
         }
         loop {
-            let printed = || last_output(&self.entry.spool()).map_or(began, |it| it.max(began));
+            // Of a run whose output is not kept nobody knows when it printed.
+            let silent = |limit| last_output(&self.entry.spool()).is_some_and(|it| over(it.max(began), limit));
             let late = if let Some(limit) = limits.run.filter(|it| over(began, *it)) {
                 Some(format!("the run was not over within {} s", limit.as_secs()))
             } else {
-                let limit = limits.quiet.filter(|it| over(printed(), *it));
+                let limit = limits.quiet.filter(|it| silent(*it));
                 limit.map(|it| format!("the run printed nothing for {} s", it.as_secs()))
             };
             if let Some(reason) = late

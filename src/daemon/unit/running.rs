@@ -332,7 +332,7 @@ impl Unit {
         self.learn_why(left)?;
         let asked = self.record().wish.is_some();
         let told = match outcome {
-            None if asked => return self.ended(Ending::Stopped),
+            None if asked && !matches!(left, LeftEnd::End(_)) => return self.ended(Ending::Stopped),
             None => Outcome::Lost { reason: "it is gone, and nobody knows how it ended".to_owned() },
             Some(outcome) => outcome,
         };

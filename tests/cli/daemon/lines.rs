@@ -78,7 +78,7 @@ impl Drop for Machines<'_> {
 }
 
 #[test]
-fn each_daemon_line_of_the_original_serves_and_is_stopped_by_its_own_words() {
+fn each_daemon_line_of_the_original_serves_in_docker_too_and_is_stopped_by_its_own_words() {
     require(Engine::Docker);
     let context = TestContext::warm();
     let driver = StandIn::install(&context, FOUR);
@@ -135,7 +135,7 @@ fn each_daemon_line_of_the_original_serves_and_is_stopped_by_its_own_words() {
 }
 
 #[test]
-fn each_execute_line_of_the_original_runs_its_task() {
+fn each_execute_line_of_the_original_runs_its_task_in_docker_too() {
     require(Engine::Docker);
     let context = TestContext::warm();
     let driver = StandIn::install(&context, FOUR);

@@ -125,7 +125,7 @@ fn an_image_that_docker_has_runs_from_there_and_the_store_stays_empty() {
 }
 
 #[test]
-fn an_image_built_with_arguments_of_the_command_line_is_what_its_task_asks_for() {
+fn an_image_built_with_arguments_of_the_command_line_is_what_its_task_asks_for_in_docker() {
     let context = TestContext::new();
     let task = Task::new(&context, &IN_DOCKER, "import os\nprint('A', os.environ['A'], flush=True)\n");
     let name = format!("agent-test-arguments-{}:1", std::process::id());
@@ -142,7 +142,7 @@ fn an_image_built_with_arguments_of_the_command_line_is_what_its_task_asks_for()
 }
 
 #[test]
-fn an_image_made_for_another_task_is_in_use_while_this_one_runs() {
+fn an_image_made_for_another_task_is_in_use_in_docker_while_this_one_runs() {
     let context = TestContext::new();
     let script = "import time\nprint('up', flush=True)\ntime.sleep(5)\n";
     let task = Task::new(&context, &IN_DOCKER, script);
@@ -192,7 +192,7 @@ fn a_task_names_no_directory_of_the_machine() {
 }
 
 #[test]
-fn what_the_agent_is_given_is_in_no_command_line_and_in_no_image() {
+fn what_the_agent_is_given_is_in_no_command_line_and_in_no_image_of_docker() {
     let context = TestContext::new();
     let task = Task::new(&context, &IN_DOCKER, "import os\nprint('token', os.environ['A_TOKEN'], flush=True)\n");
     let setup = json!({ "setup_shell_script": "sleep 5" });

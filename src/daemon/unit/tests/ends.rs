@@ -230,8 +230,14 @@ async fn a_run_may_take_no_longer_and_be_silent_no_longer_than_was_said() {
         let mut world = World::queued().await;
         world.settings.retries = 3;
         (world.settings.limits.run, world.settings.limits.quiet) = (run, quiet);
-        let UnitEnd::Settled { status, reason: told, .. } = world.begin().ends().await else { panic!("{reason}") };
+        let mut unit = world.begin();
+        unit.reaches(Phase::Run).await;
+        // The in-image program begins it before it starts anything.
+        let run = world.journal().all().unwrap().units[0].run.clone();
+        let output = OutputWriter::open(&world.journal().spool(&run), 1 << 20).unwrap();
+        let UnitEnd::Settled { status, reason: told, .. } = unit.ends().await else { panic!("{reason}") };
         assert_eq!((status.as_str(), told.as_str()), ("failed", reason));
+        drop(output);
         assert!(!world.engine.is_running() && world.console().await.contains(&format!("Process failed: {reason}\n")));
     }
 }
